@@ -1,0 +1,51 @@
+# Gatepost's developer commands. On a fresh Debian or Ubuntu machine `make demo` and `make test` install what they need
+# and say what: Debian packages (as root), Python packages into .venv, npm packages into tests/lab/idp.
+
+PYTHON ?= python3
+VENV ?= .venv
+BIN = $(VENV)/bin
+export VENV
+
+# ONCE=1 lets the demo end by itself; otherwise it keeps running for the reader's own mail client.
+ONCE ?=
+
+.PHONY: help demo test check lint format types lab lab-servers lock clean
+
+help:  ## show this list
+	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 14
+
+demo: $(VENV)/.installed lab-servers  ## the story: an old mail client, an app password, an OAuth2-only server
+	$(BIN)/python -m tests.demo $(if $(ONCE),--once)
+
+test: $(VENV)/.installed lab  ## all tests, in parallel
+	$(BIN)/python -m pytest -n auto $(ARGS)
+
+check: lint types test  ## format, lint, types and tests: what CI runs
+
+lint: $(VENV)/.installed  ## ruff: format and rules
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+
+types: $(VENV)/.installed  ## mypy --strict on proxy/
+	$(BIN)/mypy
+
+format: $(VENV)/.installed  ## put the code in order
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+lab: $(VENV)/.installed  ## install the upstream servers, legacy clients and database that the tests run
+	tests/lab/install.sh
+
+lab-servers: $(VENV)/.installed
+	tests/lab/install.sh servers
+
+$(VENV)/.installed: requirements.lock pyproject.toml tests/venv.sh
+	PYTHON=$(PYTHON) tests/venv.sh $(VENV)
+	@touch $@
+
+lock:  ## resolve requirements.lock anew: hashes, no URLs
+	$(BIN)/uv pip compile pyproject.toml --group dev --extra postgresql --universal --generate-hashes \
+		--no-emit-index-url --no-emit-find-links --no-header --quiet --upgrade --output-file requirements.lock
+
+clean:  ## remove what the commands above made here
+	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis dist tests/lab/idp/node_modules
