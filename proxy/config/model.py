@@ -1,0 +1,145 @@
+"""The configuration as frozen data: what every other module may ask for.
+
+Every default stands here once; config/gatepost.example.toml shows each and a test compares the two.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from enum import Enum
+from pathlib import Path
+from typing import Literal
+
+from proxy.secret import SecretSource
+
+Protocol = Literal["imap", "smtp"]
+PROTOCOLS: tuple[Protocol, ...] = ("imap", "smtp")
+
+
+class Tls(Enum):
+    """How a connection gets its TLS: from its first byte, by STARTTLS, or never."""
+
+    IMPLICIT = "implicit"
+    STARTTLS = "starttls"
+    NONE = "none"
+
+
+@dataclass(frozen=True, slots=True)
+class StoreConfig:
+    url: str = "sqlite:////var/lib/gatepost/gatepost.db"
+    migrate: bool = True
+
+
+@dataclass(frozen=True, slots=True)
+class KeysConfig:
+    master: SecretSource = field(default_factory=lambda: SecretSource("file", "/etc/gatepost/master.key"))
+
+
+@dataclass(frozen=True, slots=True)
+class TlsConfig:
+    """Certificate chain and key, PEM; None only when every listener has tls = "none"."""
+
+    certificate: Path | None = None
+    key: Path | None = None
+    minimum: Literal["1.2", "1.3"] = "1.2"
+
+
+@dataclass(frozen=True, slots=True)
+class ListenConfig:
+    """One listening socket. `upstreams` is never empty: the default is filled in."""
+
+    protocol: Protocol
+    host: str
+    port: int
+    tls: Tls
+    upstreams: tuple[str, ...]
+    insecure: bool = False
+
+    @property
+    def name(self) -> str:
+        """As logs show it, for example imap://0.0.0.0:993."""
+        host = f"[{self.host}]" if ":" in self.host else self.host
+        return f"{self.protocol}://{host}:{self.port}"
+
+
+@dataclass(frozen=True, slots=True)
+class Endpoint:
+    """A server upstream. `tls` is IMPLICIT or STARTTLS."""
+
+    host: str
+    port: int
+    tls: Tls
+
+
+@dataclass(frozen=True, slots=True)
+class OAuth2Config:
+    """How tokens for an upstream are got (RFC 6749). http:// endpoints are on loopback."""
+
+    client_id: str
+    token_url: str
+    client_secret: SecretSource | None = None
+    scopes: tuple[str, ...] = ()
+    grant: Literal["user"] = "user"  # who signed in: the mailbox's owner, by a stored refresh token
+
+
+@dataclass(frozen=True, slots=True)
+class UpstreamConfig:
+    """A real mail server, by its name in the configuration."""
+
+    name: str
+    imap: Endpoint | None = None
+    smtp: Endpoint | None = None
+    tls_ca: Path | None = None
+    auth: Literal["oauth2", "password"] = "oauth2"
+    oauth2: OAuth2Config | None = None
+
+    def endpoint(self, protocol: Protocol) -> Endpoint | None:
+        return self.imap if protocol == "imap" else self.smtp
+
+
+@dataclass(frozen=True, slots=True)
+class LogConfig:
+    level: Literal["debug", "info", "warning"] = "info"
+    format: Literal["text", "json"] = "text"
+
+
+@dataclass(frozen=True, slots=True)
+class WorkersConfig:
+    count: int = 1
+    loop: Literal["uvloop", "asyncio"] = "uvloop"
+
+
+@dataclass(frozen=True, slots=True)
+class LimitsConfig:
+    """Bounds that an administrator may move. Times in seconds, sizes as named."""
+
+    connections: int = 10_000  # open client connections; above it BYE / 421
+    waiting_per_address: int = 256  # connections of one address that are not logged in yet
+    argon2_memory_kib: int = 19_456  # OWASP's argon2id minimum: 19 MiB, t=2, p=1
+    argon2_time: int = 2
+    argon2_lanes: int = 1
+    hash_queue: int = 64  # logins that may wait for argon2, per lane
+    verify_cache_s: int = 300  # how long a verified password spares argon2, or bridges a store that is down
+    throttle_wrong: int = 10  # distinct wrong secrets in throttle_window_s from one network for one login name
+    throttle_wrong_network: int = 100  # the same, from one network for all login names together
+    throttle_window_s: int = 600
+    imap_idle_s: int = 1_860  # RFC 9051 5.4: at least 30 minutes
+    smtp_idle_s: int = 660  # RFC 5321 4.5.3.2.6: 10 minutes for the final reply, and some
+    drain_s: int = 25  # from SIGTERM to the end of the last session
+
+
+@dataclass(frozen=True, slots=True)
+class Config:
+    path: Path
+    listeners: tuple[ListenConfig, ...]
+    upstreams: Mapping[str, UpstreamConfig]
+    store: StoreConfig = field(default_factory=StoreConfig)
+    keys: KeysConfig = field(default_factory=KeysConfig)
+    tls: TlsConfig = field(default_factory=TlsConfig)
+    log: LogConfig = field(default_factory=LogConfig)
+    workers: WorkersConfig = field(default_factory=WorkersConfig)
+    limits: LimitsConfig = field(default_factory=LimitsConfig)
+
+    def upstreams_of(self, listener: ListenConfig) -> tuple[UpstreamConfig, ...]:
+        return tuple(self.upstreams[name] for name in listener.upstreams)
