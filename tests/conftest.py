@@ -1,0 +1,37 @@
+"""What many tests share: one lab and one running Gatepost per test process."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from itertools import count
+
+import pytest
+
+from tests.gate import Gate
+from tests.lab import Lab
+
+USERS = ("ann@example.test", "bob@example.test", "cy@example.test", "dee@example.test", "eve@example.test")
+_names = count(1)
+
+
+@pytest.fixture(scope="session")
+def lab() -> Iterator[Lab]:
+    with Lab.start(USERS) as lab:
+        yield lab
+
+
+@pytest.fixture(scope="session")
+def gate(lab: Lab, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Gate]:
+    """A Gatepost on uvloop with an account for each user of the lab. Tests make app passwords of their own."""
+    gate = Gate.prepare(lab, tmp_path_factory.mktemp("gate"))
+    for user in USERS:
+        gate.add_account(user)
+    gate.start()
+    yield gate
+    gate.kill()
+
+
+@pytest.fixture
+def password_name() -> str:
+    """A name for an app password that no other test has taken."""
+    return f"test {next(_names)}"
