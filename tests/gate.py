@@ -101,7 +101,9 @@ class Gate:
         self.imaps = self.imap = self.smtps = self.smtp = Endpoint("localhost", 0)
 
     @classmethod
-    def prepare(cls, lab: Lab, directory: Path, *, loop: str = "uvloop", starttls: bool = False, limits: str = "") -> Self:
+    def prepare(
+        cls, lab: Lab, directory: Path, *, loop: str = "uvloop", starttls: bool = False, limits: str = ""
+    ) -> Self:
         """Make the set-up by `gatepost init` and write its configuration; nothing runs yet.
 
         starttls    towards the upstream, in place of implicit TLS
