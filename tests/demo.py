@@ -21,7 +21,7 @@ from tests.lab import Lab, LabError
 ANN = "ann@example.test"
 BOB = "bob@example.test"
 TIMEOUT_S = 30.0
-WELCOME = f"From: {BOB}\r\nTo: {ANN}\r\nSubject: Lunch?\r\nMessage-ID: <lunch@example.test>\r\n\r\nTwelve, at the harbour.\r\n"
+WELCOME = f"From: {BOB}\r\nSubject: Lunch?\r\nMessage-ID: <lunch@example.test>\r\n\r\nTwelve, at the harbour.\r\n"
 
 
 class StoryError(Exception):

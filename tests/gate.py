@@ -90,7 +90,7 @@ class Done:
 
 
 class Gate:
-    """Gatepost's directory and process. `imaps`, `imap`, `smtps`, `smtp` are its listeners (the short ones STARTTLS)."""
+    """Gatepost's directory, process and listeners; `imap` and `smtp` are those with STARTTLS."""
 
     def __init__(self, lab: Lab, directory: Path) -> None:
         self.lab = lab
