@@ -1,0 +1,1 @@
+"""Sans-IO protocol machines: bytes in, actions out. No asyncio, no clock, no logging."""
