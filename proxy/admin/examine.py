@@ -1,0 +1,183 @@
+"""`gatepost check`, the part that needs no network: certificate, keys, store, secrets of the upstreams.
+
+The probes of the upstreams are the edge's; the CLI joins both.
+"""
+
+from __future__ import annotations
+
+import ssl
+import stat
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from pathlib import Path
+
+from proxy.admin.finding import Finding
+from proxy.config import Config, Tls, UpstreamConfig
+from proxy.config.address import is_loopback
+from proxy.errors import OperatorError, StoreError, StoreUnavailable
+from proxy.secret import SecretSource
+from proxy.store.rows import CredentialState, MasterKey
+
+SOON = timedelta(days=21)  # a certificate that ends within it is worth a warning: ACME renews at 30 days
+
+
+def local(config: Config, now: datetime) -> list[Finding]:
+    """Look at everything that the configuration names on this host. Changes nothing, raises nothing expected."""
+    findings = [_configuration(config)]
+    findings += _clear_listeners(config)
+    if any(listener.tls is not Tls.NONE for listener in config.listeners):
+        findings.append(_found("certificate", lambda: _certificate(config, now)))
+    store, masters = _store(config)
+    findings.append(store)
+    findings.append(_found("master key", lambda: _master_key(config, masters)))
+    for upstream in config.upstreams.values():
+        findings += _upstream(upstream)
+    return findings
+
+
+@dataclass(frozen=True, slots=True)
+class _Good:
+    """What a step says when nothing is wrong; with a remedy, a warning."""
+
+    detail: str
+    remedy: str = ""
+
+
+def _found(name: str, look: Callable[[], _Good]) -> Finding:
+    try:
+        good = look()
+    except OperatorError as error:
+        return Finding(name, ok=False, detail=error.problem, remedy=error.remedy)
+    except StoreUnavailable as error:
+        return Finding(name, ok=False, detail=str(error), remedy="start the database, or correct [store] url")
+    return Finding(name, ok=True, detail=good.detail, remedy=good.remedy)
+
+
+def _configuration(config: Config) -> Finding:
+    counts = f"{_count(len(config.listeners), 'listener')}, {_count(len(config.upstreams), 'upstream')}"
+    return Finding("configuration", ok=True, detail=f"{config.path}: {counts}")
+
+
+def _count(number: int, word: str) -> str:
+    return f"{number} {word}" if number == 1 else f"{number} {word}s"
+
+
+def _clear_listeners(config: Config) -> list[Finding]:
+    remedy = 'give it tls = "implicit" or "starttls", unless only this host connects'
+    return [
+        Finding(
+            f"listener {listener.name}",
+            ok=True,
+            detail="passwords cross this socket in clear text"
+            + ("" if is_loopback(listener.host) else ", and it is not on loopback"),
+            remedy=remedy,
+        )
+        for listener in config.listeners
+        if listener.tls is Tls.NONE
+    ]
+
+
+def _certificate(config: Config, now: datetime) -> _Good:
+    from proxy.vault.certificate import inspect  # noqa: PLC0415 - cryptography
+
+    certificate, key = config.tls.certificate, config.tls.key
+    assert certificate is not None, "the reader demands it for listeners with TLS"
+    assert key is not None, "the reader demands both"
+    facts = inspect(certificate, key)
+    if now < facts.not_before:
+        raise OperatorError(f"{certificate} is valid from {facts.not_before:%Y-%m-%d} on", "check this host's clock")
+    if facts.not_after <= now:
+        raise OperatorError(f"{certificate} ended on {facts.not_after:%Y-%m-%d}", "renew it")
+    left = facts.not_after - now
+    detail = f"{', '.join(_printable(name) for name in facts.names) or 'no names'}; {_count(left.days, 'day')} left"
+    if left < SOON:
+        return _Good(detail, f"renew it before {facts.not_after:%Y-%m-%d}")
+    if _is_open_to_others(key):
+        return _Good(detail, f"chmod 600 {key}: every user of this host can read it")
+    if not facts.names:
+        return _Good(detail, "use a certificate with subjectAltName: mail programs look nowhere else")
+    return _Good(f"{detail}, self-signed" if facts.is_self_signed else detail)
+
+
+def _store(config: Config) -> tuple[Finding, list[MasterKey]]:
+    masters: list[MasterKey] = []
+
+    def look() -> _Good:
+        from proxy.store.store import Store  # noqa: PLC0415 - SQLAlchemy
+
+        store = Store.open(config.store.url, migrate=False)
+        try:
+            store.check(deep=True)
+            masters.extend(store.masters())
+            accounts = store.accounts()
+            live = sum(row.state is not CredentialState.REVOKED for row in store.credentials(None))
+        finally:
+            store.close()
+        unknown = sorted({row.upstream for row in accounts} - set(config.upstreams))
+        detail = f"{_count(len(accounts), 'account')}, {_count(live, 'app password')}"
+        if unknown:
+            return _Good(detail, f"add [upstream.{unknown[0]}] again: accounts belong to it, and can't log in")
+        return _Good(detail)
+
+    return _found("store", look), masters
+
+
+def _master_key(config: Config, masters: list[MasterKey]) -> _Good:
+    from proxy.vault.sealing import load_master  # noqa: PLC0415 - cryptography
+
+    source = config.keys.master
+    held = load_master(source.read()).key_ids
+    if not masters:
+        raise StoreError(
+            "the store knows no master key, or could not be read", "run gatepost db upgrade as a user who can read it"
+        )
+    if masters[0].key_id not in held:
+        raise OperatorError(
+            f"{source} holds {' '.join(held)}, but the store is sealed to {masters[0].key_id}",
+            "restore the key file that belongs to this database",
+        )
+    detail = f"{source} fits the store ({masters[0].key_id})"
+    if source.kind == "file" and _is_open_to_others(Path(source.name)):
+        return _Good(detail, f"chmod 600 {source.name}: every user of this host can read it")
+    return _Good(detail)
+
+
+def _upstream(upstream: UpstreamConfig) -> list[Finding]:
+    findings = []
+    secret = upstream.oauth2.client_secret if upstream.oauth2 else None
+    if secret is not None:
+        findings.append(_found(f"upstream {upstream.name} client_secret", lambda: _client_secret(secret)))
+    if upstream.tls_ca is not None:
+        path = upstream.tls_ca
+        findings.append(_found(f"upstream {upstream.name} tls_ca", lambda: _authority(path)))
+    return findings
+
+
+def _client_secret(source: SecretSource) -> _Good:
+    source.read()
+    if source.kind == "file" and _is_open_to_others(Path(source.name)):
+        return _Good(f"{source} is readable", f"chmod 600 {source.name}: every user of this host can read it")
+    return _Good(f"{source} is readable")
+
+
+def _authority(path: Path) -> _Good:
+    try:
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+        context.load_verify_locations(cafile=path)
+    except ssl.SSLError:
+        raise OperatorError(f"{path} holds no PEM certificate", "name the file of your private CA") from None
+    except OSError as error:
+        raise OperatorError(f"cannot read {path}: {error.strerror}", "check that it exists and who owns it") from None
+    return _Good(f"{path}: {_count(len(context.get_ca_certs()), 'authority certificate')}")
+
+
+def _is_open_to_others(path: Path) -> bool:
+    try:
+        return bool(path.stat().st_mode & stat.S_IROTH)
+    except OSError:
+        return False
+
+
+def _printable(text: str) -> str:
+    return text if text.isprintable() else ascii(text)[1:-1]

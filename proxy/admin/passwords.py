@@ -1,0 +1,130 @@
+"""App passwords: making them (their text is seen here once and never again), listing and revoking them."""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+
+from proxy.admin import accounts, inputs
+from proxy.admin.desk import Desk
+from proxy.errors import StoreError
+from proxy.store.rows import Account, Credential, CredentialState, NewCredential, SelectorTaken
+
+ID_BYTES = 5  # 40 random bits: short enough to type, no two alike in a hundred thousand
+SELECTOR_TRIES = 20  # 2^20 selectors in an account: even with 10,000 used, twenty failures are past believing
+
+
+@dataclass(frozen=True, slots=True)
+class PasswordRequest:
+    """An app password as asked for; every field as typed."""
+
+    account: str
+    name: str
+    protocols: tuple[str, ...] = ()
+    expires: str | None = None
+    networks: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Created:
+    """A new app password. `password` is its only copy, in groups: show it once and forget it."""
+
+    credential: Credential
+    account: Account
+    password: str = field(repr=False)
+
+
+def create(desk: Desk, request: PasswordRequest) -> Created:
+    """Make an app password.
+
+    raises  OperatorError: unknown account, bad name, expiry, network or protocol; StoreError: the name is in use
+    """
+    account = accounts.find(desk, request.account)
+    upstream = accounts.upstream_named(desk, account.upstream)
+    new = NewCredential(
+        public_id="",
+        account_id=account.id,
+        name=inputs.name(request.name),
+        protocols=frozenset(inputs.protocols(request.protocols, upstream)),
+        networks=inputs.networks(request.networks),
+        expires=None if request.expires is None else inputs.expiry(request.expires, desk.now),
+        created_by=desk.by,
+        selector="",
+        phc="",
+    )
+    for credential in _live(desk, account):
+        if credential.name == new.name:
+            raise StoreError(
+                f'{account.email} has an app password "{new.name}" already',
+                f"take another name, or gatepost revoke {credential.public_id}",
+            )
+    credential, password = _add(desk, new)
+    return Created(credential, account, password)
+
+
+def _add(desk: Desk, new: NewCredential) -> tuple[Credential, str]:
+    from proxy.vault.apppassword import generate  # noqa: PLC0415 - only here
+    from proxy.vault.hashing import Hasher  # noqa: PLC0415 - brings argon2
+
+    limits = desk.config.limits
+    hasher = Hasher(memory_kib=limits.argon2_memory_kib, time=limits.argon2_time, lanes=limits.argon2_lanes)
+    tries = 0
+    while True:
+        tries += 1
+        password = generate()
+        row = replace(
+            new,
+            public_id=secrets.token_hex(ID_BYTES),
+            selector=password.selector,
+            phc=hasher.hash(password),
+        )
+        try:
+            return desk.store.add_credential(row), password.shown()
+        except SelectorTaken:
+            if tries == SELECTOR_TRIES:
+                raise
+
+
+def listing(desk: Desk, account: str | None) -> list[Credential]:
+    """App passwords of one account or of all, by account and name; revoked ones too."""
+    account_id = None if account is None else accounts.find(desk, account).id
+    rows = desk.store.credentials(account_id)
+    return sorted(rows, key=lambda row: (row.email, row.name, row.created, row.id))
+
+
+def show(desk: Desk, public_id: str) -> Credential:
+    """One app password. Raises StoreError if there is none with this id."""
+    credential = desk.store.credential(public_id.strip().lower())
+    if credential is None:
+        raise StoreError(f"there is no app password {inputs.repeated(public_id)}", "gatepost list shows the ids")
+    return credential
+
+
+def revoke(desk: Desk, public_ids: Sequence[str]) -> list[Credential]:
+    """Revoke by id: all of them, or none if one is unknown. Revoking again is no error."""
+    wanted = list(dict.fromkeys(show(desk, public_id).public_id for public_id in public_ids))
+    return desk.store.revoke(wanted)
+
+
+def revoke_of(desk: Desk, account: str, name: str | None) -> list[Credential]:
+    """Revoke the app password of this name, or all live ones of the account if `name` is None.
+
+    returns what was revoked: nothing if all were revoked before
+    raises  StoreError: unknown account, or it never had an app password of this name
+    """
+    found = accounts.find(desk, account)
+    wanted = _live(desk, found)
+    if name is not None:
+        plain = inputs.name(name)
+        wanted = [row for row in wanted if row.name == plain]
+        if not wanted and not any(row.name == plain for row in desk.store.credentials(found.id)):
+            remedy = inputs.suggestion(
+                plain, [row.name for row in _live(desk, found)], f"gatepost list {found.email} shows them"
+            )
+            raise StoreError(f"{found.email} has no app password {inputs.repeated(name)}", remedy)
+    return desk.store.revoke([row.public_id for row in wanted]) if wanted else []
+
+
+def _live(desk: Desk, account: Account) -> list[Credential]:
+    return [row for row in desk.store.credentials(account.id) if row.state is not CredentialState.REVOKED]

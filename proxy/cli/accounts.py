@@ -1,0 +1,136 @@
+"""`gatepost account ...`: mailboxes in words, tables and JSON."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Callable
+from pathlib import Path
+
+from proxy.admin import accounts
+from proxy.admin.accounts import AccountRequest, AccountView
+from proxy.admin.desk import Desk, opened
+from proxy.cli.asking import read_secret
+from proxy.cli.output import Json, day_and_time, document, moment, pairs, say, table
+from proxy.cli.person import who
+from proxy.config.reader import load
+from proxy.store.rows import Purpose, TokenState
+
+# What a token state means to whoever has to act on it.
+_TOKEN_WORDS = {
+    TokenState.NONE: "nothing stored",
+    TokenState.FRESH: "ok",
+    TokenState.FAILING: "failing, being retried",
+    TokenState.NEEDS_CONSENT: "needs consent",
+    TokenState.UPSTREAM_REFUSES: "refused upstream",
+}
+
+
+def run(arguments: argparse.Namespace, config: Path) -> int:
+    verbs: dict[str, Callable[[Desk, argparse.Namespace], None]] = {
+        "add": _add,
+        "list": _list,
+        "show": _show,
+        "remove": _remove,
+    }
+    with opened(load(config), who()) as desk:
+        verbs[arguments.verb](desk, arguments)
+    return 0
+
+
+def _add(desk: Desk, arguments: argparse.Namespace) -> None:
+    purpose = None
+    if arguments.password_stdin:
+        purpose = Purpose.PASSWORD
+    elif arguments.refresh_token_stdin:
+        purpose = Purpose.REFRESH_TOKEN
+    request = AccountRequest(
+        arguments.email, arguments.upstream, arguments.upstream_user, tuple(arguments.alias), purpose
+    )
+    new = accounts.prepare(desk, request)
+    secret = None if purpose is None else read_secret(purpose.value.replace("_", " "))
+    view = accounts.add(desk, new, purpose, secret)
+    if arguments.json:
+        say(document(_record(view)))
+        return
+    email = view.account.email
+    say(f"Added {email}; it logs in to {view.account.upstream} as {view.account.upstream_user}.")
+    if secret is None:
+        option = (
+            "--password-stdin" if desk.config.upstreams[new.upstream].auth == "password" else "--refresh-token-stdin"
+        )
+        say(f"Nothing can log in yet: remove it, and add it again with {option}.")
+    else:
+        say(f'Next: gatepost create {email} --name "..."')
+
+
+def _list(desk: Desk, arguments: argparse.Namespace) -> None:
+    views = accounts.listing(desk)
+    if arguments.json:
+        say(document([_record(view) for view in views]))
+    elif not views:
+        say("No accounts. Add one: gatepost account add EMAIL --upstream NAME")
+    else:
+        headings = ("ACCOUNT", "UPSTREAM", "STATE", "TOKEN", "SINCE", "APP PASSWORDS", "ALIASES")
+        say(table(headings, [_row(view) for view in views]))
+
+
+def _row(view: AccountView) -> tuple[str, ...]:
+    account = view.account
+    return (
+        account.email,
+        account.upstream,
+        account.state.value,
+        _TOKEN_WORDS[account.token_state],
+        day_and_time(account.token_since, ""),
+        str(view.app_passwords),
+        ", ".join(account.aliases),
+    )
+
+
+def _show(desk: Desk, arguments: argparse.Namespace) -> None:
+    view = accounts.show(desk, arguments.email)
+    account = view.account
+    if arguments.json:
+        say(document(_record(view)))
+        return
+    token = _TOKEN_WORDS[account.token_state] + (f" ({account.token_detail})" if account.token_detail else "")
+    say(
+        pairs(
+            [
+                ("account", account.email),
+                ("aliases", ", ".join(account.aliases) or "none"),
+                ("upstream", f"{account.upstream}, as {account.upstream_user}"),
+                ("state", account.state.value),
+                ("token", f"{token}, since {day_and_time(account.token_since, '')}"),
+                ("app passwords", str(view.app_passwords)),
+                ("created", f"{day_and_time(account.created, '')} by {account.created_by}"),
+            ]
+        )
+    )
+
+
+def _remove(desk: Desk, arguments: argparse.Namespace) -> None:
+    view = accounts.remove(desk, arguments.email)
+    if arguments.json:
+        say(document(_record(view)))
+    else:
+        say(f"Removed {view.account.email}, its app passwords and its token.")
+
+
+def _record(view: AccountView) -> Json:
+    account = view.account
+    return {
+        "account": account.email,
+        "aliases": list(account.aliases),
+        "upstream": account.upstream,
+        "upstream_user": account.upstream_user,
+        "state": account.state.value,
+        "sealed": account.sealed,
+        "token": {
+            "state": account.token_state.value,
+            "since": moment(account.token_since),
+            "detail": account.token_detail,
+        },
+        "app_passwords": view.app_passwords,
+        "created": moment(account.created),
+    }

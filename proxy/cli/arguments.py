@@ -1,0 +1,151 @@
+"""The words of the command line: every verb, its options and its help. Runs nothing and imports nothing heavy."""
+
+from __future__ import annotations
+
+import argparse
+from typing import TYPE_CHECKING, NoReturn
+
+from proxy import __version__
+from proxy.cli.output import plain
+
+DEFAULT_CONFIG = "/etc/gatepost/gatepost.toml"
+
+if TYPE_CHECKING:
+    _Verbs = argparse._SubParsersAction["Parser"]  # noqa: SLF001 - it has no public name
+
+
+class UsageError(Exception):
+    """The words don't make a command: exit status 2."""
+
+
+class Parser(argparse.ArgumentParser):
+    """argparse with errors of one line and no guessing of shortened options."""
+
+    def __init__(self, **options: object) -> None:
+        super().__init__(allow_abbrev=False, **options)  # type: ignore[arg-type]
+
+    def error(self, message: str) -> NoReturn:
+        self.exit(2, f"gatepost: {plain(message)}; see {self.prog} --help\n")
+
+
+def parser() -> Parser:
+    """The whole command line. The result of parsing has `area` and `verb`: which function is meant."""
+    top = Parser(
+        prog="gatepost",
+        description="App passwords for mail behind MFA: an IMAP and SMTP authentication proxy.",
+        epilog="Exit status: 0 done, 1 refused (the reason and the remedy are on stderr), 2 wrong usage.",
+    )
+    top.add_argument("--version", action="version", version=f"gatepost {__version__}")
+    top.add_argument("--config", metavar="FILE", help=_CONFIG_HELP)
+    verbs = top.add_subparsers(title="commands", metavar="COMMAND", required=True)
+    _setup_verbs(verbs)
+    _account_verbs(verbs)
+    _password_verbs(verbs)
+    return top
+
+
+_CONFIG_HELP = f"configuration; default: $GATEPOST_CONFIG, else {DEFAULT_CONFIG}"
+
+
+def _verb(verbs: _Verbs, name: str, area: str, summary: str, *, details: str = "", has_json: bool = True) -> Parser:
+    verb = verbs.add_parser(name, help=summary, description=details or f"{summary[0].upper()}{summary[1:]}.")
+    _take_config(verb)
+    if has_json:
+        verb.add_argument("--json", action="store_true", help="print one JSON document")
+    verb.set_defaults(area=area, verb=name, json=False)
+    return verb
+
+
+def _group(verbs: _Verbs, name: str, summary: str) -> _Verbs:
+    group = verbs.add_parser(name, help=summary, description=f"{summary[0].upper()}{summary[1:]}.")
+    _take_config(group)
+    return group.add_subparsers(title="commands", metavar="COMMAND", required=True)
+
+
+def _take_config(verb: Parser) -> None:
+    # Suppressed, so that a verb without --config does not hide the one in front of it.
+    verb.add_argument("--config", metavar="FILE", default=argparse.SUPPRESS, help=_CONFIG_HELP)
+
+
+def _setup_verbs(verbs: _Verbs) -> None:
+    init = _verb(
+        verbs,
+        "init",
+        "setup",
+        "make a working set-up in a directory",
+        details="Make gatepost.toml, a master key, a database and a self-signed certificate. Never overwrites.",
+    )
+    init.add_argument(
+        "directory", nargs="?", metavar="DIRECTORY", help="default: where the configuration is expected, /etc/gatepost"
+    )
+    _verb(verbs, "serve", "setup", "run the listeners in the foreground", has_json=False)
+    check = _verb(verbs, "check", "setup", "look at the configuration, the certificate, the store and every upstream")
+    check.add_argument("--login", metavar="EMAIL", help="also log in to this mailbox upstream, end to end")
+    _verb(
+        _group(verbs, "db", "look after the database"),
+        "upgrade",
+        "setup",
+        "bring the database to this version's schema",
+    )
+
+
+def _account_verbs(verbs: _Verbs) -> None:
+    below = _group(verbs, "account", "manage mailboxes")
+    add = _verb(below, "add", "account", "add a mailbox, with what Gatepost logs in to it by")
+    add.add_argument("email", metavar="EMAIL")
+    add.add_argument("--upstream", metavar="NAME", required=True, help="the [upstream.NAME] that has the mailbox")
+    add.add_argument("--upstream-user", metavar="U", help="what the upstream calls the mailbox; default: EMAIL")
+    add.add_argument(
+        "--alias", metavar="NAME", action="append", default=[], help="a further login name; may be repeated"
+    )
+    secret = add.add_mutually_exclusive_group()
+    secret.add_argument("--password-stdin", action="store_true", help="read the mailbox's password from stdin")
+    secret.add_argument("--refresh-token-stdin", action="store_true", help="read an OAuth2 refresh token from stdin")
+    _verb(below, "list", "account", "list the mailboxes")
+    for name, summary in (
+        ("show", "show a mailbox and the state of its token"),
+        ("remove", "remove a mailbox, its app passwords and its token"),
+    ):
+        verb = _verb(below, name, "account", summary)
+        verb.add_argument("email", metavar="EMAIL", help="its e-mail or an alias")
+
+
+def _password_verbs(verbs: _Verbs) -> None:
+    create = _verb(verbs, "create", "password", "make an app password and print it once")
+    create.add_argument("account", metavar="EMAIL", help="the mailbox it is for")
+    create.add_argument("--name", metavar="NAME", required=True, help="what it is for, like Scanner")
+    create.add_argument(
+        "--protocol",
+        metavar="P",
+        action="append",
+        default=[],
+        dest="protocols",
+        help="imap or smtp; may be repeated; default: all that the upstream has",
+    )
+    create.add_argument(
+        "--expires", metavar="90d|DATE", help="a time from now (12h, 90d, 8w) or a date in UTC; default: never"
+    )
+    create.add_argument(
+        "--from",
+        metavar="CIDR",
+        action="append",
+        default=[],
+        dest="networks",
+        help="a network that it works from; may be repeated; default: anywhere",
+    )
+    listing = _verb(verbs, "list", "password", "list app passwords with their state and last use")
+    listing.add_argument("account", nargs="?", metavar="EMAIL", help="of this mailbox only")
+    show = _verb(verbs, "show", "password", "show an app password; never its text")
+    show.add_argument("id", metavar="ID")
+    revoke = _verb(
+        verbs,
+        "revoke",
+        "password",
+        "revoke app passwords; live sessions end",
+        details="Revoke app passwords, by ID or by --account with --name or --all. Live sessions end within a second.",
+    )
+    revoke.add_argument("ids", nargs="*", metavar="ID")
+    revoke.add_argument("--account", metavar="EMAIL")
+    which = revoke.add_mutually_exclusive_group()
+    which.add_argument("--name", metavar="NAME", help="the app password of this name")
+    which.add_argument("--all", action="store_true", help="all app passwords of the mailbox")

@@ -1,0 +1,197 @@
+"""`gatepost create`, `list`, `show`, `revoke`: app passwords in words, tables and JSON."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Callable
+from datetime import datetime
+from pathlib import Path
+
+from proxy.admin import passwords
+from proxy.admin.desk import Desk, opened
+from proxy.admin.passwords import Created, PasswordRequest
+from proxy.cli.arguments import UsageError
+from proxy.cli.output import Json, day_and_time, document, moment, pairs, say, table
+from proxy.cli.person import who
+from proxy.config import PROTOCOLS, ListenConfig, Tls
+from proxy.config.reader import load
+from proxy.errors import OperatorError
+from proxy.store.rows import Credential, CredentialState
+
+_TLS_WORDS = {Tls.IMPLICIT: "TLS", Tls.STARTTLS: "STARTTLS", Tls.NONE: "no encryption"}
+
+
+def run(arguments: argparse.Namespace, config: Path) -> int:
+    verbs: dict[str, Callable[[Desk, argparse.Namespace], None]] = {
+        "create": _create,
+        "list": _list,
+        "show": _show,
+        "revoke": _revoke,
+    }
+    if arguments.verb == "revoke":
+        _require_one_way(arguments)
+    with opened(load(config), who()) as desk:
+        verbs[arguments.verb](desk, arguments)
+    return 0
+
+
+def _create(desk: Desk, arguments: argparse.Namespace) -> None:
+    request = PasswordRequest(
+        arguments.account,
+        arguments.name,
+        tuple(arguments.protocols),
+        arguments.expires,
+        tuple(arguments.networks),
+    )
+    created = passwords.create(desk, request)
+    answer = document(_created_record(created)) if arguments.json else _created_text(desk, created)
+    try:
+        say(answer)
+    except (OSError, OperatorError):
+        # Nobody has seen it and nobody ever can: an entry that looks usable must not stay.
+        passwords.revoke(desk, [created.credential.public_id])
+        raise OperatorError(
+            "the app password could not be shown, so it was revoked", "look at where stdout goes, and create another"
+        ) from None
+
+
+def _created_text(desk: Desk, created: Created) -> str:
+    credential, account = created.credential, created.account
+    servers = [
+        (f"{listener.protocol} server", f"this host, port {listener.port}, {_TLS_WORDS[listener.tls]}")
+        for listener in desk.config.listeners
+        if _serves(listener, account.upstream, credential)
+    ]
+    facts = pairs(
+        [
+            ("user name", " or ".join((account.email, *account.aliases))),
+            *servers,
+            ("works for", _protocols(credential)),
+            ("works from", ", ".join(credential.networks) or "anywhere"),
+            ("expires", day_and_time(credential.expires, "never")),
+            ("id", credential.public_id),
+        ]
+    )
+    return (
+        f'App password "{credential.name}" for {account.email}:\n\n'
+        f"    {created.password}\n\n"
+        "It is shown this once and cannot be shown again. Type it with or without the dashes, in any case.\n\n"
+        f"{facts}\n\nTo end it: gatepost revoke {credential.public_id}"
+    )
+
+
+def _serves(listener: ListenConfig, upstream: str, credential: Credential) -> bool:
+    return upstream in listener.upstreams and listener.protocol in credential.protocols
+
+
+def _list(desk: Desk, arguments: argparse.Namespace) -> None:
+    rows = passwords.listing(desk, arguments.account)
+    if arguments.json:
+        say(document([_record(row, desk.now) for row in rows]))
+    elif not rows:
+        say("No app passwords. Make one: gatepost create EMAIL --name NAME")
+    else:
+        headings = ("ID", "ACCOUNT", "NAME", "PROTOCOLS", "STATE", "EXPIRES", "LAST USED", "FROM", "CLIENT")
+        say(table(headings, [_row(row, desk.now) for row in rows]))
+
+
+def _row(row: Credential, now: datetime) -> tuple[str, ...]:
+    use = row.last_use
+    return (
+        row.public_id,
+        row.email,
+        row.name,
+        _protocols(row),
+        row.state_at(now),
+        day_and_time(row.expires, "never"),
+        "never" if use is None else f"{day_and_time(use.at, '')} {use.protocol}",
+        "" if use is None else use.address,
+        "" if use is None else use.client,
+    )
+
+
+def _show(desk: Desk, arguments: argparse.Namespace) -> None:
+    row = passwords.show(desk, arguments.id)
+    if arguments.json:
+        say(document(_record(row, desk.now)))
+        return
+    use = row.last_use
+    used = "never"
+    if use is not None:
+        used = (
+            f"{day_and_time(use.at, '')} from {use.address} by {use.protocol}{f', {use.client}' if use.client else ''}"
+        )
+    say(
+        pairs(
+            [
+                ("id", row.public_id),
+                ("account", row.email),
+                ("name", row.name),
+                ("state", row.state_at(desk.now)),
+                ("works for", _protocols(row)),
+                ("works from", ", ".join(row.networks) or "anywhere"),
+                ("expires", day_and_time(row.expires, "never")),
+                ("last used", used),
+                ("created", f"{day_and_time(row.created, '')} by {row.created_by}"),
+            ]
+        )
+    )
+
+
+def _require_one_way(arguments: argparse.Namespace) -> None:
+    has_which = arguments.name is not None or arguments.all
+    if bool(arguments.ids) == (arguments.account is not None) or has_which != (arguments.account is not None):
+        raise UsageError("revoke needs IDs, or --account with --name or --all; see gatepost revoke --help")
+
+
+def _revoke(desk: Desk, arguments: argparse.Namespace) -> None:
+    if arguments.ids:
+        before = [passwords.show(desk, public_id) for public_id in arguments.ids]
+        live = {row.public_id for row in before if row.state is not CredentialState.REVOKED}
+        rows = passwords.revoke(desk, arguments.ids)
+    else:
+        rows = passwords.revoke_of(desk, arguments.account, arguments.name)
+        live = {row.public_id for row in rows}
+    if arguments.json:
+        say(document([_record(row, desk.now) for row in rows]))
+        return
+    for row in rows:
+        done = "Revoked" if row.public_id in live else "Was revoked before:"
+        say(f'{done} {row.public_id} "{row.name}" of {row.email}.')
+    if not rows:
+        say("Nothing to revoke: no app password is live.")
+
+
+def _protocols(credential: Credential) -> str:
+    return ", ".join(protocol for protocol in PROTOCOLS if protocol in credential.protocols)
+
+
+def _created_record(created: Created) -> Json:
+    credential = created.credential
+    return {
+        "id": credential.public_id,
+        "account": credential.email,
+        "name": credential.name,
+        "password": created.password,
+        "protocols": [protocol for protocol in PROTOCOLS if protocol in credential.protocols],
+        "networks": list(credential.networks),
+        "created": moment(credential.created),
+        "expires": moment(credential.expires),
+    }
+
+
+def _record(row: Credential, now: datetime) -> Json:
+    use = row.last_use
+    return {
+        "id": row.public_id,
+        "account": row.email,
+        "name": row.name,
+        "protocols": [protocol for protocol in PROTOCOLS if protocol in row.protocols],
+        "networks": list(row.networks),
+        "created": moment(row.created),
+        "expires": moment(row.expires),
+        "state": row.state_at(now),
+        "last_used": None
+        if use is None
+        else {"at": moment(use.at), "address": use.address, "protocol": use.protocol, "client": use.client},
+    }

@@ -1,0 +1,64 @@
+"""Runs one command and turns what went wrong into an exit status and one line on stderr."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from proxy.cli.arguments import DEFAULT_CONFIG, UsageError, parser
+from proxy.cli.output import complain
+from proxy.errors import OperatorError, StoreUnavailable, UpstreamError
+
+DONE, REFUSED, WRONG_USAGE, INTERRUPTED = 0, 1, 2, 130
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run a command line (default: this process's). The exit status: 0 done, 1 refused, 2 wrong usage."""
+    for stream in (sys.stdout, sys.stderr):
+        if hasattr(stream, "reconfigure"):
+            # A name must not crash a listing because the terminal lacks a letter of it.
+            stream.reconfigure(errors="backslashreplace")
+    try:
+        arguments = parser().parse_args(argv)
+    except SystemExit as end:  # --help, --version, or wrong usage with its line printed
+        return end.code if isinstance(end.code, int) else WRONG_USAGE
+    try:
+        return _run(arguments)
+    except UsageError as error:
+        complain(str(error))
+        return WRONG_USAGE
+    except OperatorError as error:
+        complain(str(error))
+    except StoreUnavailable as error:
+        complain(f"the store does not answer: {error}; start the database, or correct [store] url")
+    except UpstreamError as error:
+        complain(f"the upstream did not let Gatepost in: {error}; run gatepost check")
+    except BrokenPipeError:  # nobody reads any more (`gatepost list | head -1`), so nobody is told
+        return REFUSED
+    except KeyboardInterrupt:
+        return INTERRUPTED
+    return REFUSED
+
+
+def _run(arguments: argparse.Namespace) -> int:
+    # Each area is imported when it is used: SQLAlchemy or asyncio cost more than most commands.
+    config = config_path(arguments.config)
+    if arguments.area == "setup":
+        from proxy.cli import setup  # noqa: PLC0415
+
+        return setup.VERBS[arguments.verb](arguments, config)
+    if arguments.area == "account":
+        from proxy.cli import accounts  # noqa: PLC0415
+
+        return accounts.run(arguments, config)
+    from proxy.cli import passwords  # noqa: PLC0415
+
+    return passwords.run(arguments, config)
+
+
+def config_path(given: str | None) -> Path:
+    """--config, else GATEPOST_CONFIG, else the default."""
+    return Path(given or os.environ.get("GATEPOST_CONFIG") or DEFAULT_CONFIG)

@@ -1,0 +1,127 @@
+"""`gatepost init`, `serve`, `check`, `db upgrade`: the set-up in words and JSON, and the way to the server."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Callable, Mapping, Sequence
+from datetime import UTC, datetime
+from pathlib import Path
+
+from proxy.admin.finding import Finding
+from proxy.cli.output import Json, complain, document, plain, say, table
+from proxy.config.reader import load
+from proxy.errors import OperatorError, StoreUnavailable
+
+
+def _init(arguments: argparse.Namespace, config: Path) -> int:
+    from proxy.admin.setup import init  # noqa: PLC0415 - `serve` does without
+
+    if arguments.directory is not None:
+        config = Path(arguments.directory) / "gatepost.toml"
+    made = init(config, datetime.now(UTC).replace(microsecond=0))
+    if arguments.json:
+        say(
+            document(
+                {
+                    "config": str(made.config),
+                    "files": [str(file) for file in made.files],
+                    "certificate_names": list(made.names),
+                }
+            )
+        )
+        return 0
+    say("Made:\n" + "\n".join(f"  {plain(str(file))}" for file in made.files))
+    say(f"The certificate is self-signed, for {plain(', '.join(made.names))}.")
+    say("Keep a copy of master.key apart from the database: neither is of use without the other.")
+    say(f"Next: put your mail server into {plain(str(made.config))}, then gatepost check --config {made.config}")
+    return 0
+
+
+def _serve(arguments: argparse.Namespace, config: Path) -> int:
+    del arguments
+    from proxy.serve import serve  # noqa: PLC0415 - the whole server
+
+    return serve(load(config))
+
+
+def _check(arguments: argparse.Namespace, config: Path) -> int:
+    import asyncio  # noqa: PLC0415 - for the upstreams only
+    import logging  # noqa: PLC0415 - with it
+
+    from proxy.admin import examine  # noqa: PLC0415 - only here
+    from proxy.doctor import check_login, check_upstreams  # noqa: PLC0415 - the whole server
+
+    loaded = load(config)
+    if not logging.getLogger().handlers:
+        # Probes warn in the server's log; here the report says it, and stderr has one line.
+        logging.getLogger().addHandler(logging.NullHandler())
+    findings = examine.local(loaded, datetime.now(UTC))
+    is_sound = all(finding.ok for finding in findings)
+    findings += _asked("upstreams", lambda: asyncio.run(check_upstreams(loaded)))
+    if arguments.login is not None:
+        name = f"login {arguments.login}"
+        if is_sound:
+            findings += _asked(name, lambda: asyncio.run(check_login(loaded, arguments.login)))
+        else:
+            findings.append(Finding(name, ok=False, detail="not tried", remedy="first mend what failed above"))
+    return report(findings, as_json=arguments.json)
+
+
+def _asked(name: str, ask: Callable[[], list[Finding]]) -> list[Finding]:
+    """What a probe found; a set-up that it can't even start from is a finding too, so that the rest is reported."""
+    try:
+        return ask()
+    except OperatorError as error:
+        return [Finding(name, ok=False, detail=error.problem, remedy=error.remedy)]
+    except StoreUnavailable as error:
+        return [Finding(name, ok=False, detail=str(error), remedy="start the database, or correct [store] url")]
+
+
+def report(findings: Sequence[Finding], *, as_json: bool) -> int:
+    """Print what was found; 1 if anything failed."""
+    failed = sum(not finding.ok for finding in findings)
+    if as_json:
+        say(document({"ok": not failed, "findings": [_record(finding) for finding in findings]}))
+    else:
+        say(table(("CHECK", "RESULT", "DETAIL"), [_row(finding) for finding in findings], width=_UNLIMITED))
+        for finding in findings:
+            if finding.remedy:
+                say(f"{finding.verdict}: {plain(finding.name)}: {plain(finding.remedy)}")
+    if failed:
+        complain(f"{failed} of {len(findings)} checks failed; the report says what to do about each")
+    return 1 if failed else 0
+
+
+_UNLIMITED = 1_000_000  # cells: the detail of a failure is what the report is for; it wraps rather than being cut
+
+
+def _row(finding: Finding) -> tuple[str, str, str]:
+    return finding.name, finding.verdict, finding.detail
+
+
+def _record(finding: Finding) -> Json:
+    return {"name": finding.name, "result": finding.verdict, "detail": finding.detail, "remedy": finding.remedy}
+
+
+def _upgrade(arguments: argparse.Namespace, config: Path) -> int:
+    from proxy.admin.setup import upgrade  # noqa: PLC0415 - `serve` does without
+
+    done = upgrade(load(config))
+    if arguments.json:
+        say(document({"before": done.before or None, "now": done.now, "master_key": done.master or None}))
+        return 0
+    if done.before == done.now:
+        say(f"The database is up to date (schema {done.now}).")
+    else:
+        say(f"The database has schema {done.now} now; before: {done.before or 'empty'}.")
+    if not done.master:
+        say("It knows no master key yet: run this again as a user who can read [keys] master.")
+    return 0
+
+
+VERBS: Mapping[str, Callable[[argparse.Namespace, Path], int]] = {
+    "init": _init,
+    "serve": _serve,
+    "check": _check,
+    "upgrade": _upgrade,
+}
