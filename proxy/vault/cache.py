@@ -1,0 +1,80 @@
+"""The verify cache: spares argon2 for a password that was verified a moment ago, and bridges a store that is down.
+
+While the store answers, an entry replaces argon2 alone: it counts only for the very account, secret row and
+generation that the store names at this login, and state, expiry, protocol and network are judged from the store's
+row. Only while the store is unreachable does the row kept here decide, until its time is over.
+
+Keys are HMACs under a random key of this process over length-prefixed fields, so that no two logins can share an
+entry (Dovecot's CVE-2025-30189 was users sharing a key) and no password is kept.
+"""
+
+from __future__ import annotations
+
+import hmac
+import secrets
+from collections import OrderedDict
+from collections.abc import Callable
+from dataclasses import dataclass
+from hashlib import sha256
+
+from proxy.secret import Secret
+from proxy.store.rows import LoginRow
+from proxy.vault.apppassword import AppPassword
+
+MAX_ENTRIES = 50_000  # about 30 MB with their rows; the least recently used go first
+
+
+@dataclass(frozen=True, slots=True)
+class Verified:
+    """A login that succeeded, as the store described it then. `until` is monotonic."""
+
+    row: LoginRow
+    until: float
+
+    def is_for(self, row: LoginRow) -> bool:
+        """Whether `row` names the same account, secret row and generation."""
+        return _identity(self.row) == _identity(row)
+
+
+class VerifyCache:
+    """Which (login name, password) were verified within the last `ttl_s` seconds, and what row they met."""
+
+    def __init__(self, *, ttl_s: float, clock: Callable[[], float]) -> None:
+        self._ttl_s = ttl_s
+        self._clock = clock
+        self._digests = Fingerprints()
+        self._entries: OrderedDict[bytes, Verified] = OrderedDict()
+
+    def find(self, login: str, password: AppPassword) -> Verified | None:
+        key = self._digests.of(login, password.whole)
+        entry = self._entries.get(key)
+        if entry is not None and entry.until <= self._clock():
+            del self._entries[key]
+            return None
+        return entry
+
+    def remember(self, login: str, password: AppPassword, row: LoginRow) -> None:
+        """Keep a success that the store has just confirmed."""
+        key = self._digests.of(login, password.whole)
+        self._entries[key] = Verified(row, self._clock() + self._ttl_s)
+        self._entries.move_to_end(key)
+        while len(self._entries) > MAX_ENTRIES:
+            self._entries.popitem(last=False)
+
+
+class Fingerprints:
+    """Keyed digests that tell (login name, password) pairs apart without keeping them; random per process."""
+
+    def __init__(self) -> None:
+        self._key = secrets.token_bytes(32)
+
+    def of(self, login: str, password: Secret) -> bytes:
+        fields = (login.encode("utf-8", "surrogatepass"), password.reveal().encode("utf-8", "surrogatepass"))
+        message = b"".join(len(field).to_bytes(4, "big") + field for field in fields)
+        return hmac.digest(self._key, message, sha256)
+
+
+def _identity(row: LoginRow) -> tuple[int, int, int, str] | None:
+    if row.credential is None or row.secret is None:
+        return None
+    return row.account.id, row.secret.id, row.credential.generation, row.secret.phc

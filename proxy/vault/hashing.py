@@ -1,0 +1,120 @@
+"""argon2id: hashing and verifying app passwords, on threads of its own with bounded lanes.
+
+argon2-cffi releases the GIL, so threads compute in parallel; more threads than cores would only multiply memory
+(threads x argon2 memory is the bound, outcomes E28).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from enum import Enum
+from typing import TypeVar
+
+from argon2 import PasswordHasher
+from argon2.exceptions import InvalidHashError, VerificationError
+
+from proxy.vault.apppassword import AppPassword
+
+T = TypeVar("T")
+
+
+class Hasher:
+    """argon2id with this installation's parameters (RFC 9106); PHC strings in and out."""
+
+    def __init__(self, *, memory_kib: int, time: int, lanes: int) -> None:
+        self._argon2 = PasswordHasher(time_cost=time, memory_cost=memory_kib, parallelism=lanes)
+
+    def hash(self, password: AppPassword) -> str:
+        return self._argon2.hash(password.whole.reveal())
+
+    def verify(self, phc: str, password: AppPassword) -> bool:
+        """Whether the password fits. A damaged PHC string is no match: it can never let anybody in."""
+        try:
+            return self._argon2.verify(phc, password.whole.reveal())
+        except (VerificationError, InvalidHashError):
+            return False
+
+    def is_outdated(self, phc: str) -> bool:
+        """Whether the string was made with weaker parameters than ours; stronger ones are left as they are."""
+        return self._argon2.check_needs_rehash(phc) and _is_weaker(phc, self._argon2)
+
+
+def _is_weaker(phc: str, ours: PasswordHasher) -> bool:
+    # "$argon2id$v=19$m=19456,t=2,p=1$salt$hash"
+    fields = dict(pair.split("=", 1) for pair in phc.split("$")[3].split(","))
+    return int(fields["m"]) < ours.memory_cost or int(fields["t"]) < ours.time_cost or not phc.startswith("$argon2id$")
+
+
+class Lane(Enum):
+    """Two queues to the same threads, so that strangers can't keep regulars waiting."""
+
+    REGULARS = "regulars"  # (account, network) pairs with a recent success
+    STRANGERS = "strangers"
+
+
+class QueueFull(Exception):
+    """The lane holds as many waiting logins as it may. Not an error of anybody: the front says UNAVAILABLE."""
+
+
+@dataclass(slots=True, eq=False)
+class Ticket:
+    """A place in a lane, taken before any look-up so that a full lane says nothing about accounts."""
+
+    lane: Lane
+    is_held: bool = True
+
+
+class HashPool:
+    """The hashing threads and their two lanes. One pool per process, owned by build()."""
+
+    def __init__(self, hasher: Hasher, *, threads: int | None = None, queue: int = 64) -> None:
+        """Threads default to the cores; the strangers' lane may use all but one of them, if there is more than one.
+
+        queue   logins that may hold a ticket, per lane
+        """
+        count = threads or os.cpu_count() or 1
+        self.hasher = hasher
+        self._threads = ThreadPoolExecutor(max_workers=count, thread_name_prefix="argon2")
+        # The strangers' semaphore leaves one thread to the regulars; on a single core they share it in turn.
+        self._strangers = asyncio.Semaphore(max(1, count - 1))
+        self._queue = queue
+        self._held = dict.fromkeys(Lane, 0)
+
+    def reserve(self, lane: Lane) -> Ticket:
+        """Take a place. Raises QueueFull at once when there is none."""
+        if self._held[lane] >= self._queue:
+            raise QueueFull
+        self._held[lane] += 1
+        return Ticket(lane)
+
+    def release(self, ticket: Ticket) -> None:
+        """Give the place back; giving it back twice is harmless."""
+        if ticket.is_held:
+            ticket.is_held = False
+            self._held[ticket.lane] -= 1
+
+    async def verify(self, ticket: Ticket, phc: str, password: AppPassword) -> bool:
+        return await self._compute(ticket.lane, lambda: self.hasher.verify(phc, password))
+
+    async def hash(self, password: AppPassword) -> str:
+        return await self._compute(Lane.STRANGERS, lambda: self.hasher.hash(password))
+
+    async def _compute(self, lane: Lane, work: Callable[[], T]) -> T:
+        loop = asyncio.get_running_loop()
+        if lane is Lane.REGULARS:
+            return await loop.run_in_executor(self._threads, work)
+        async with self._strangers:
+            # Shielded: a cancelled waiter must not let the next stranger in while the thread still computes.
+            future = loop.run_in_executor(self._threads, work)
+            try:
+                return await asyncio.shield(future)
+            except asyncio.CancelledError:
+                await asyncio.wait([future])
+                raise
+
+    def close(self) -> None:
+        self._threads.shutdown(wait=True, cancel_futures=True)
