@@ -1,0 +1,138 @@
+"""Queries on accounts, their login names and the state of their tokens. Each takes the transaction it runs in."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from datetime import datetime
+from typing import Any
+
+from sqlalchemy import Connection, bindparam, delete, func, insert, select, update
+
+from proxy.errors import StoreError
+from proxy.store.revisions import raise_revision
+from proxy.store.rows import Account, AccountState, NewAccount, TokenState
+from proxy.store.schema import account, lease, login_name
+from proxy.store.types import SEPARATOR, split_words
+
+# As an aggregate, so that an account is one row of one SELECT in every query.
+_aliases = (
+    select(func.aggregate_strings(login_name.c.name, SEPARATOR))
+    .where(login_name.c.account_id == account.c.id, login_name.c.name != account.c.email)
+    .correlate(account)
+    .scalar_subquery()
+)
+
+ACCOUNT_COLUMNS = (
+    account.c.id,
+    account.c.email,
+    account.c.upstream,
+    account.c.upstream_user,
+    account.c.state,
+    account.c.sealed,
+    account.c.token_state,
+    account.c.token_since,
+    account.c.token_detail,
+    account.c.created,
+    account.c.created_by,
+)
+
+_all = select(*ACCOUNT_COLUMNS, _aliases)
+_by_name = (
+    select(*ACCOUNT_COLUMNS, _aliases)
+    .join(login_name, login_name.c.account_id == account.c.id)
+    .where(login_name.c.name == bindparam("login"))
+)
+
+
+def _account_of(row: Sequence[Any]) -> Account:
+    fields = [*row[:-1], tuple(sorted(split_words(row[-1] or "")))]
+    return Account(*fields)
+
+
+def accounts(connection: Connection) -> list[Account]:
+    found = [_account_of(row) for row in connection.execute(_all)]
+    return sorted(found, key=lambda one: one.email)  # not by the database: collations differ
+
+
+def account_named(connection: Connection, login: str) -> Account | None:
+    row = connection.execute(_by_name, {"login": login}).one_or_none()
+    return _account_of(row) if row else None
+
+
+def add_account(connection: Connection, new: NewAccount, now: datetime) -> Account:
+    """Write the account, its login names and its lease. Raises StoreError naming the login name that is taken."""
+    names = list(dict.fromkeys((new.email, *new.aliases)))
+    taken = connection.scalars(select(login_name.c.name).where(login_name.c.name.in_(names))).first()
+    if taken is not None:
+        raise StoreError(f"the login name {taken} belongs to an account already", "see gatepost account list")
+    values = {
+        "email": new.email,
+        "upstream": new.upstream,
+        "upstream_user": new.upstream_user,
+        "state": AccountState.ACTIVE,
+        "sealed": new.sealed,
+        "token_state": TokenState.NONE,
+        "token_since": now,
+        "token_detail": "",
+        "created": now,
+        "created_by": new.created_by,
+    }
+    account_id = connection.execute(insert(account).values(values).returning(account.c.id)).scalar_one()
+    connection.execute(insert(login_name), [{"name": name, "account_id": account_id} for name in names])
+    connection.execute(insert(lease).values(account_id=account_id, fence=0))
+    return _account_of(connection.execute(select(*ACCOUNT_COLUMNS, _aliases).where(account.c.id == account_id)).one())
+
+
+def remove_account(connection: Connection, account_id: int) -> None:
+    """Delete the account; the foreign keys take all that it owns."""
+    if connection.execute(delete(account).where(account.c.id == account_id)).rowcount == 0:
+        raise no_account(account_id)
+    raise_revision(connection)
+
+
+def set_account_state(connection: Connection, account_id: int, state: AccountState) -> bool:
+    require_account(connection, account_id)
+    change = update(account).where(account.c.id == account_id, account.c.state != state).values(state=state)
+    if connection.execute(change).rowcount == 0:
+        return False
+    raise_revision(connection)
+    return True
+
+
+def set_token_state(
+    connection: Connection, account_id: int, state: TokenState, detail: str, now: datetime, *, fence: int | None = None
+) -> bool:
+    """Write what is known of the account's token; True if the state is another than before, False if it is gone.
+
+    A new detail of the same state is kept, but is no change: the state's `since` stays and nobody is alerted again.
+    fence   write only while the lease still has it: what an outdated refresh learned must not hide a new deposit
+    """
+    if not lock_account(connection, account_id):
+        return False
+    this = account.c.id == account_id
+    if fence is not None:
+        this &= select(lease.c.fence).where(lease.c.account_id == account_id).scalar_subquery() == fence
+    change = update(account).where(this, account.c.token_state != state)
+    if connection.execute(change.values(token_state=state, token_since=now, token_detail=detail)).rowcount:
+        return True
+    connection.execute(update(account).where(this, account.c.token_detail != detail).values(token_detail=detail))
+    return False
+
+
+def lock_account(connection: Connection, account_id: int) -> bool:
+    """Be the only writer of this account until the transaction ends; False if there is no such account.
+
+    On SQLite every writer is the only one. FOR NO KEY UPDATE leaves inserts that refer to the account alone.
+    """
+    locked = select(account.c.id).where(account.c.id == account_id).with_for_update(key_share=True)
+    return connection.execute(locked).first() is not None
+
+
+def require_account(connection: Connection, account_id: int) -> None:
+    """lock_account, or StoreError."""
+    if not lock_account(connection, account_id):
+        raise no_account(account_id)
+
+
+def no_account(account_id: int) -> StoreError:
+    return StoreError(f"there is no account {account_id} any more", "see gatepost account list")

@@ -1,0 +1,117 @@
+"""Queries on sealed upstream secrets, the keys they are sealed to, and the lease that refreshing them takes."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from datetime import datetime
+
+from sqlalchemy import Connection, bindparam, delete, insert, or_, select, update
+
+from proxy.store.accounts import lock_account, no_account, require_account, set_token_state
+from proxy.store.rows import Deposit, MasterKey, Purpose, TokenState, Wrap
+from proxy.store.schema import deposit, lease, recipient, wrap
+
+_by_purpose = (
+    select(deposit.c.row_id, deposit.c.ciphertext, deposit.c.valid_until, wrap.c.key_id, wrap.c.blob)
+    .join(wrap, wrap.c.row_id == deposit.c.row_id)
+    .where(deposit.c.account_id == bindparam("account"), deposit.c.purpose == bindparam("purpose_"))
+)
+
+
+def deposit_of(connection: Connection, account_id: int, purpose: Purpose) -> Deposit | None:
+    """The account's deposit, or None; one that has lost its last recipient counts as none."""
+    rows = connection.execute(_by_purpose, {"account": account_id, "purpose_": purpose}).all()
+    if not rows:
+        return None
+    row_id, ciphertext, valid_until, _, _ = rows[0]
+    wraps = tuple(sorted((Wrap(key_id, blob) for _, _, _, key_id, blob in rows), key=lambda one: one.key_id))
+    return Deposit(row_id, account_id, purpose, ciphertext, wraps, valid_until)
+
+
+def put_deposit(connection: Connection, new: Deposit, now: datetime) -> None:
+    """Keep a deposit in place of the one of its purpose.
+
+    A refresh token or password from outside is a new way in: the token state becomes fresh, the access token that the
+    former grant gave is dropped, and a refresh that is under way loses its fence, so that its result cannot replace
+    this deposit.
+    """
+    require_account(connection, new.account_id)
+    _replace(connection, new, now)
+    if new.purpose is Purpose.ACCESS_TOKEN:
+        return
+    former = (deposit.c.account_id == new.account_id) & (deposit.c.purpose == Purpose.ACCESS_TOKEN)
+    connection.execute(delete(deposit).where(former))
+    change = update(lease).where(lease.c.account_id == new.account_id)
+    connection.execute(change.values(owner=None, until=None, fence=lease.c.fence + 1))
+    set_token_state(connection, new.account_id, TokenState.FRESH, "", now)
+
+
+def put_tokens(connection: Connection, account_id: int, fence: int, deposits: Sequence[Deposit], now: datetime) -> bool:
+    """Keep what a refresh gave, all of it or, when the fence has moved on or the account is gone, nothing.
+
+    A lease that ran out but that nobody took still counts: the identity provider has spent the old token already.
+    """
+    if any(one.account_id != account_id for one in deposits):
+        raise ValueError("a deposit of another account")
+    if not lock_account(connection, account_id):
+        return False
+    if connection.scalars(select(lease.c.fence).where(lease.c.account_id == account_id)).one() != fence:
+        return False
+    for one in deposits:
+        _replace(connection, one, now)
+    return True
+
+
+def _replace(connection: Connection, new: Deposit, now: datetime) -> None:
+    if not new.wraps:
+        raise ValueError("a deposit that nobody can open")
+    former = (deposit.c.account_id == new.account_id) & (deposit.c.purpose == new.purpose)
+    connection.execute(delete(deposit).where(former))  # and its wraps
+    values = {
+        "row_id": new.row,
+        "account_id": new.account_id,
+        "purpose": new.purpose,
+        "ciphertext": new.ciphertext,
+        "valid_until": new.valid_until,
+        "created": now,
+    }
+    connection.execute(insert(deposit).values(values))
+    wraps = [{"row_id": new.row, "key_id": one.key_id, "blob": one.blob} for one in new.wraps]
+    connection.execute(insert(wrap), wraps)
+
+
+def take_lease(connection: Connection, account_id: int, owner: str, now: datetime, until: datetime) -> int | None:
+    """The new fence, or None while any lease runs, the owner's own included."""
+    if until <= now:
+        raise ValueError("a lease that is over before it starts")
+    is_free = or_(lease.c.until.is_(None), lease.c.until <= now)
+    change = (
+        update(lease)
+        .where(lease.c.account_id == account_id, is_free)
+        .values(owner=owner, until=until, fence=lease.c.fence + 1)
+        .returning(lease.c.fence)
+    )
+    fence = connection.execute(change).scalar_one_or_none()
+    if (
+        fence is None
+        and connection.execute(select(lease.c.fence).where(lease.c.account_id == account_id)).first() is None
+    ):
+        raise no_account(account_id)
+    return fence
+
+
+def release_lease(connection: Connection, account_id: int, fence: int) -> None:
+    """Free the lease if it is still this one; the fence stays as it is."""
+    this = (lease.c.account_id == account_id) & (lease.c.fence == fence)
+    connection.execute(update(lease).where(this).values(owner=None, until=None))
+
+
+def add_master(connection: Connection, key: MasterKey) -> None:
+    connection.execute(insert(recipient).values(key_id=key.key_id, public=key.public, created=key.created))
+
+
+def masters(connection: Connection) -> list[MasterKey]:
+    columns = (recipient.c.key_id, recipient.c.public, recipient.c.created)
+    newest_first = (recipient.c.created.desc(), recipient.c.key_id)
+    rows = connection.execute(select(*columns).where(recipient.c.secret_id.is_(None)).order_by(*newest_first))
+    return [MasterKey(*row) for row in rows]

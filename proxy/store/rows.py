@@ -1,0 +1,194 @@
+"""What the store keeps, as plain data: no SQLAlchemy here, so every floor may hold these."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import datetime
+from enum import Enum
+
+from proxy.errors import StoreError
+
+
+class SelectorTaken(StoreError):
+    """The account has, or once had, a secret of this selector: draw another and try again."""
+
+
+class AccountState(Enum):
+    ACTIVE = "active"
+    DISABLED = "disabled"
+
+
+class CredentialState(Enum):
+    """As stored. "expired" is not stored: it follows from the clock (see Credential.state_at)."""
+
+    ACTIVE = "active"
+    SUSPENDED = "suspended"
+    REVOKED = "revoked"
+
+
+class TokenState(Enum):
+    """What is known of an account's way into its upstream."""
+
+    NONE = "none"  # nothing deposited yet: needs `account connect` or an import
+    FRESH = "fresh"
+    FAILING = "failing"  # the provider is down for us; the token is kept and tried again
+    NEEDS_CONSENT = "needs_consent"  # the grant is gone; a person must sign in again
+    UPSTREAM_REFUSES = "upstream_refuses"  # a fresh token was refused; no dialling until something changes
+
+
+class Purpose(Enum):
+    """What a deposit holds; part of its associated data."""
+
+    REFRESH_TOKEN = "refresh_token"
+    ACCESS_TOKEN = "access_token"
+    PASSWORD = "password"
+
+
+@dataclass(frozen=True, slots=True)
+class Account:
+    """A mailbox upstream. Times are aware and in UTC, here and in every row."""
+
+    id: int
+    email: str  # canonical; also its first login name
+    upstream: str
+    upstream_user: str  # what the upstream calls the mailbox; the e-mail unless told otherwise
+    state: AccountState
+    sealed: bool
+    token_state: TokenState
+    token_since: datetime
+    token_detail: str  # error code of the provider or upstream, never a token
+    created: datetime
+    created_by: str
+    aliases: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class LastUse:
+    at: datetime
+    address: str
+    protocol: str
+    client: str
+
+
+@dataclass(frozen=True, slots=True)
+class Credential:
+    """One app password as people see it: named, scoped, with a state. Its secrets are rows of their own."""
+
+    id: int
+    public_id: str
+    account_id: int
+    email: str
+    name: str
+    protocols: frozenset[str]
+    networks: tuple[str, ...]  # CIDR, canonical; empty means anywhere
+    state: CredentialState
+    expires: datetime | None
+    generation: int  # raised by every change that live sessions must notice
+    created: datetime
+    created_by: str
+    last_use: LastUse | None = None
+
+    def is_expired(self, now: datetime) -> bool:
+        return self.expires is not None and self.expires <= now
+
+    def state_at(self, now: datetime) -> str:
+        """What `list` shows: "active", "suspended", "expired" or "revoked"."""
+        if self.state is CredentialState.ACTIVE and self.is_expired(now):
+            return "expired"
+        return self.state.value
+
+
+@dataclass(frozen=True, slots=True)
+class SecretRow:
+    """One secret of a credential: what argon2 verifies. `selector` is unique in the account and never reused."""
+
+    id: int
+    selector: str
+    phc: str
+    valid_until: datetime | None  # set on the old secret of a rotation
+
+
+@dataclass(frozen=True, slots=True)
+class LoginRow:
+    """Everything one login needs from one SELECT; credential and secret are None for an unknown selector.
+
+    `revision` is the store's revision at that moment, so that a change right after it is noticed. The account's
+    aliases are left out: the SELECT finds the account by whichever login name was used.
+    """
+
+    account: Account
+    credential: Credential | None
+    secret: SecretRow | None
+    revision: int
+
+
+@dataclass(frozen=True, slots=True)
+class Wrap:
+    """A deposit's data key, wrapped (HPKE, RFC 9180) to one recipient."""
+
+    key_id: str
+    blob: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Deposit:
+    """An upstream secret at rest. `row` is random, chosen before sealing, and bound into the ciphertext."""
+
+    row: str
+    account_id: int
+    purpose: Purpose
+    ciphertext: bytes
+    wraps: tuple[Wrap, ...]
+    valid_until: datetime | None = None  # of an access token
+
+
+@dataclass(frozen=True, slots=True)
+class MasterKey:
+    """The public half of a master key; its private half never enters the store."""
+
+    key_id: str
+    public: bytes
+    created: datetime
+
+
+@dataclass(frozen=True, slots=True)
+class NewAccount:
+    email: str
+    upstream: str
+    upstream_user: str
+    aliases: tuple[str, ...]
+    created_by: str
+    sealed: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class NewCredential:
+    public_id: str
+    account_id: int
+    name: str
+    protocols: frozenset[str]
+    networks: tuple[str, ...]
+    expires: datetime | None
+    created_by: str
+    selector: str
+    phc: str
+
+
+@dataclass(frozen=True, slots=True)
+class Use:
+    """A successful login, for `last used`; written in batches."""
+
+    credential_id: int
+    last_use: LastUse
+
+
+@dataclass(frozen=True, slots=True)
+class Standing:
+    """What a live session must be compared with after a revision. A secret that is gone has no Standing."""
+
+    credential_id: int
+    account_state: AccountState
+    state: CredentialState
+    expires: datetime | None
+    generation: int
+    secret_valid_until: datetime | None

@@ -1,0 +1,176 @@
+"""The tables, as SQLAlchemy Core sees them. The migrations make them; a test holds the two together.
+
+Ids of accounts, app passwords and secrets are never used twice (AUTOINCREMENT, sequences): caches, live sessions and
+the associated data of sealed deposits name rows by them.
+"""
+
+from __future__ import annotations
+
+from enum import Enum
+
+from sqlalchemy import (
+    BigInteger,
+    Boolean,
+    CheckConstraint,
+    Column,
+    ForeignKey,
+    Index,
+    Integer,
+    LargeBinary,
+    MetaData,
+    Table,
+    Text,
+    UniqueConstraint,
+)
+from sqlalchemy.types import Enum as EnumColumn
+
+from proxy.store.rows import AccountState, CredentialState, Purpose, TokenState
+from proxy.store.types import UtcDateTime, Words
+
+HEAD = "0001"  # the newest migration; revisions are numbers of four digits, so that older and newer can be told apart
+
+metadata = MetaData(
+    naming_convention={
+        "pk": "pk_%(table_name)s",
+        "fk": "fk_%(table_name)s_%(column_0_name)s",
+        "uq": "uq_%(table_name)s_%(column_0_N_name)s",
+        "ix": "ix_%(table_name)s_%(column_0_N_name)s",
+        "ck": "ck_%(table_name)s_%(constraint_name)s",
+    }
+)
+
+
+def _word(kind: type[Enum]) -> EnumColumn:
+    # No CHECK and no native type: a later state must not need a rebuilt table.
+    return EnumColumn(
+        kind, native_enum=False, length=32, values_callable=lambda members: [member.value for member in members]
+    )
+
+
+account = Table(
+    "account",
+    metadata,
+    Column("id", Integer, primary_key=True),
+    Column("email", Text, nullable=False),  # unique through login_name, which always holds it too
+    Column("upstream", Text, nullable=False),
+    Column("upstream_user", Text, nullable=False),
+    Column("state", _word(AccountState), nullable=False),
+    Column("sealed", Boolean, nullable=False),
+    Column("token_state", _word(TokenState), nullable=False),
+    Column("token_since", UtcDateTime, nullable=False),
+    Column("token_detail", Text, nullable=False),
+    Column("created", UtcDateTime, nullable=False),
+    Column("created_by", Text, nullable=False),
+    sqlite_autoincrement=True,
+)
+
+login_name = Table(  # e-mails and aliases of all accounts: what a client may log in as
+    "login_name",
+    metadata,
+    Column("name", Text, primary_key=True),
+    Column("account_id", ForeignKey(account.c.id, ondelete="CASCADE"), nullable=False, index=True),
+)
+
+credential = Table(  # an app password as people see it
+    "credential",
+    metadata,
+    Column("id", Integer, primary_key=True),
+    Column("public_id", Text, nullable=False),
+    Column("account_id", ForeignKey(account.c.id, ondelete="CASCADE"), nullable=False, index=True),
+    Column("name", Text, nullable=False),
+    Column("protocols", Words, nullable=False),
+    Column("networks", Words, nullable=False),
+    Column("state", _word(CredentialState), nullable=False),
+    Column("expires", UtcDateTime),
+    Column("generation", Integer, nullable=False),
+    Column("created", UtcDateTime, nullable=False),
+    Column("created_by", Text, nullable=False),
+    # The last use sits in the row: one join less at each login, and a batch of uses cannot fail on a missing key.
+    Column("last_at", UtcDateTime),
+    Column("last_address", Text),
+    Column("last_protocol", Text),
+    Column("last_client", Text),
+    UniqueConstraint("public_id"),
+    sqlite_autoincrement=True,
+)
+
+Index(  # the name of a revoked app password is free again
+    "uq_credential_live_name",
+    credential.c.account_id,
+    credential.c.name,
+    unique=True,
+    sqlite_where=credential.c.state != CredentialState.REVOKED,
+    postgresql_where=credential.c.state != CredentialState.REVOKED,
+)
+
+secret = Table(  # what argon2 verifies; rows outlive their revocation, so that no selector comes twice
+    "secret",
+    metadata,
+    Column("id", Integer, primary_key=True),
+    Column("account_id", ForeignKey(account.c.id, ondelete="CASCADE"), nullable=False),
+    Column("credential_id", ForeignKey(credential.c.id, ondelete="CASCADE"), nullable=False, index=True),
+    Column("selector", Text, nullable=False),
+    Column("phc", Text, nullable=False),
+    Column("valid_until", UtcDateTime),
+    Column("created", UtcDateTime, nullable=False),
+    UniqueConstraint("account_id", "selector"),
+    sqlite_autoincrement=True,
+)
+
+recipient = Table(  # public halves that deposits are sealed to: masters, and secrets of sealed accounts
+    "recipient",
+    metadata,
+    Column("key_id", Text, primary_key=True),
+    Column("public", LargeBinary, nullable=False),
+    Column("created", UtcDateTime, nullable=False),
+    Column("secret_id", ForeignKey(secret.c.id, ondelete="CASCADE")),  # null: a master
+    Column("sealed_private", LargeBinary),  # under the app password and the master; a master's own is never here
+    UniqueConstraint("secret_id"),
+    CheckConstraint("(secret_id IS NULL) = (sealed_private IS NULL)", name="private_of_secret"),
+)
+
+deposit = Table(  # one upstream secret per account and purpose
+    "deposit",
+    metadata,
+    Column("row_id", Text, primary_key=True),
+    Column("account_id", ForeignKey(account.c.id, ondelete="CASCADE"), nullable=False),
+    Column("purpose", _word(Purpose), nullable=False),
+    Column("ciphertext", LargeBinary, nullable=False),
+    Column("valid_until", UtcDateTime),
+    Column("created", UtcDateTime, nullable=False),
+    UniqueConstraint("account_id", "purpose"),
+)
+
+wrap = Table(
+    "wrap",
+    metadata,
+    Column("row_id", ForeignKey(deposit.c.row_id, ondelete="CASCADE"), primary_key=True),
+    Column("key_id", ForeignKey(recipient.c.key_id, ondelete="CASCADE"), primary_key=True, index=True),
+    Column("blob", LargeBinary, nullable=False),
+)
+
+lease = Table(  # who may refresh an account's token; made with the account, so that taking it is one UPDATE
+    "lease",
+    metadata,
+    Column("account_id", ForeignKey(account.c.id, ondelete="CASCADE"), primary_key=True),
+    Column("owner", Text),
+    Column("fence", BigInteger, nullable=False),  # only ever rises
+    Column("until", UtcDateTime),  # null: free
+)
+
+learned = Table(  # what an upstream announced after login, for the lists that the fronts show before it
+    "learned",
+    metadata,
+    Column("upstream", Text, primary_key=True),
+    Column("protocol", Text, primary_key=True),
+    Column("extensions", Words, nullable=False),
+    Column("learned_at", UtcDateTime, nullable=False),
+)
+
+revision = Table(  # one row; raised by every change that live sessions must notice
+    "revision",
+    metadata,
+    Column("id", Integer, primary_key=True, autoincrement=False),
+    Column("value", BigInteger, nullable=False),
+    CheckConstraint("id = 1", name="one_row"),
+)

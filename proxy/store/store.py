@@ -1,0 +1,247 @@
+"""The store's public face: every read is one SELECT, every write one transaction.
+
+Synchronous and safe to share between threads; the event loop goes through StorePool. Open it after a fork, never
+before. Any method may raise StoreUnavailable (down, locked, no connection) or StoreError (with the remedy). Login
+names come in their canonical form. Times are aware; they come back in UTC.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Sequence
+from datetime import UTC, datetime
+from typing import Self
+
+from sqlalchemy import text
+
+from proxy.errors import StoreError
+from proxy.store import accounts, credentials, deposits, migrate as _migrate, revisions
+from proxy.store.engine import Database, parse_url
+from proxy.store.faults import RESTORE
+from proxy.store.rows import (
+    Account,
+    AccountState,
+    Credential,
+    CredentialState,
+    Deposit,
+    LoginRow,
+    MasterKey,
+    NewAccount,
+    NewCredential,
+    Purpose,
+    SelectorTaken,
+    Standing,
+    TokenState,
+    Use,
+)
+from proxy.store.schema import HEAD
+
+__all__ = ["SelectorTaken", "Store"]
+
+WAIT_S = 5.0  # for a lock that another process holds; the server's StorePool answers earlier
+
+
+def utc_now() -> datetime:
+    return datetime.now(UTC)
+
+
+class Store:
+    """An open database whose schema is the one this code needs. Made by `open`, `create`."""
+
+    def __init__(self, database: Database, clock: Callable[[], datetime] = utc_now) -> None:
+        self._database = database
+        self._read = database.read
+        self._write = database.write
+        self._clock = clock
+
+    @classmethod
+    def open(cls, url: str, *, migrate: bool, wait_s: float = WAIT_S, clock: Callable[[], datetime] = utc_now) -> Self:
+        """Open what exists.
+
+        migrate bring an older schema, or a database without tables, up to date; else that is a StoreError
+        wait_s  how long a lock, or a free connection, is waited for
+        raises  StoreError for a missing or read-only file, somebody else's database, a newer schema, a missing
+                driver; StoreUnavailable
+        """
+        parsed = parse_url(url)
+        _migrate.require_file(parsed)
+        database = Database(parsed, wait_s=wait_s)
+        try:
+            with database.read() as connection:
+                found = _migrate.version(connection, database.name)
+            if migrate and found != HEAD:
+                _, found = _migrate.upgrade(parsed)
+            _migrate.require(found, database.name)
+        except BaseException:
+            database.close()
+            raise
+        return cls(database, clock)
+
+    @classmethod
+    def create(cls, url: str, *, wait_s: float = WAIT_S, clock: Callable[[], datetime] = utc_now) -> Self:
+        """Make the database (a SQLite file gets mode 0600) and open it. Raises StoreError if it holds anything."""
+        _migrate.create(parse_url(url))
+        return cls.open(url, migrate=False, wait_s=wait_s, clock=clock)
+
+    @classmethod
+    def upgrade(cls, url: str) -> tuple[str, str]:
+        """Migrate to this code's schema: (version before, version now); "" stands for a database without tables."""
+        return _migrate.upgrade(parse_url(url))
+
+    def close(self) -> None:
+        self._database.close()
+
+    def check(self, *, deep: bool = False) -> None:
+        """Find out whether the store answers; `deep` also reads every page and takes the write lock."""
+        with self._read() as connection:
+            revisions.current_revision(connection)
+        if not deep:
+            return
+        with self._write() as connection:
+            if self._database.is_sqlite:
+                said = connection.execute(text("PRAGMA quick_check(1)")).scalar_one()
+                if said != "ok":
+                    raise StoreError(f"{self._database.name} is damaged: {said}", RESTORE)
+
+    # Accounts
+
+    def add_account(self, new: NewAccount, seal: Callable[[int], Sequence[Deposit]] | None = None) -> Account:
+        """Add an account, and what it can log in with.
+
+        seal    given the new account's id, makes its first deposits inside the transaction: all or nothing
+        raises  StoreError if a login name is taken
+        """
+        now = self._clock()
+        with self._write() as connection:
+            account = accounts.add_account(connection, new, now)
+            first = seal(account.id) if seal else ()
+            for one in first:
+                deposits.put_deposit(connection, one, now)
+            return accounts.account_named(connection, account.email) or account
+
+    def accounts(self) -> list[Account]:
+        """All accounts, by e-mail."""
+        with self._read() as connection:
+            return accounts.accounts(connection)
+
+    def account(self, email_or_alias: str) -> Account | None:
+        with self._read() as connection:
+            return accounts.account_named(connection, email_or_alias)
+
+    def remove_account(self, account_id: int) -> None:
+        """Delete the account with everything it owns. Raises the revision. StoreError if it is gone."""
+        with self._write() as connection:
+            accounts.remove_account(connection, account_id)
+
+    def set_account_state(self, account_id: int, state: AccountState) -> bool:
+        """Disable or enable; True if that changed anything. Raises the revision."""
+        with self._write() as connection:
+            return accounts.set_account_state(connection, account_id, state)
+
+    def set_token_state(
+        self, account_id: int, state: TokenState, detail: str, now: datetime, *, fence: int | None = None
+    ) -> bool:
+        """Note what is known of the account's token; True if the state changed (one alert, then). See accounts."""
+        with self._write() as connection:
+            return accounts.set_token_state(connection, account_id, state, detail, now, fence=fence)
+
+    # App passwords
+
+    def add_credential(self, new: NewCredential) -> Credential:
+        """Add an app password. Raises StoreError for a live one of this name, SelectorTaken: draw again."""
+        with self._write() as connection:
+            return credentials.add_credential(connection, new, self._clock())
+
+    def credentials(self, account_id: int | None) -> list[Credential]:
+        """App passwords in every state, of one account or (None) of all; by e-mail, then oldest first."""
+        with self._read() as connection:
+            return credentials.credentials(connection, account_id)
+
+    def credential(self, public_id: str) -> Credential | None:
+        with self._read() as connection:
+            return credentials.credential_named(connection, public_id)
+
+    def revoke(self, public_ids: Sequence[str]) -> list[Credential]:
+        """Revoke for good, all or (one id is unknown: StoreError) none. Twice is as good as once."""
+        return self.set_credential_states(public_ids, CredentialState.REVOKED)
+
+    def set_credential_states(self, public_ids: Sequence[str], state: CredentialState) -> list[Credential]:
+        """Suspend, resume or revoke. What changes raises its generation, and the revision."""
+        with self._write() as connection:
+            return credentials.set_states(connection, public_ids, state)
+
+    def find_login(self, name: str, selector: str) -> LoginRow | None:
+        """Everything that one login needs, in one SELECT; None if nobody logs in by this name."""
+        with self._read() as connection:
+            return credentials.find_login(connection, name, selector)
+
+    def replace_phc(self, secret_id: int, old: str, new: str) -> bool:
+        """Keep a better hash of the same password; False if the row holds another than `old` by now."""
+        with self._write() as connection:
+            return credentials.replace_phc(connection, secret_id, old, new)
+
+    def record_uses(self, uses: Sequence[Use]) -> None:
+        """Note last uses, in one transaction; an older use never replaces a newer one."""
+        with self._write() as connection:
+            credentials.record_uses(connection, uses)
+
+    # Upstream secrets
+
+    def deposit(self, account_id: int, purpose: Purpose) -> Deposit | None:
+        with self._read() as connection:
+            return deposits.deposit_of(connection, account_id, purpose)
+
+    def put_deposit(self, deposit: Deposit) -> None:
+        """Keep a deposit from outside. A new way in also outdates a refresh that is under way. See deposits."""
+        with self._write() as connection:
+            deposits.put_deposit(connection, deposit, self._clock())
+
+    def put_tokens(self, account_id: int, fence: int, tokens: Sequence[Deposit]) -> bool:
+        """Keep what a refresh gave, if the lease still has this fence; else nothing is written and it is False."""
+        with self._write() as connection:
+            return deposits.put_tokens(connection, account_id, fence, tokens, self._clock())
+
+    def take_lease(self, account_id: int, owner: str, now: datetime, until: datetime) -> int | None:
+        """Take the right to refresh this account's token until then.
+
+        owner   for people and logs; a second taking by the same owner is refused like anybody's
+        returns the fence, higher than any before; None while a lease runs
+        """
+        with self._write() as connection:
+            return deposits.take_lease(connection, account_id, owner, now, until)
+
+    def release_lease(self, account_id: int, fence: int) -> None:
+        """Give the lease back; without effect if it is somebody else's by now."""
+        with self._write() as connection:
+            deposits.release_lease(connection, account_id, fence)
+
+    def add_master(self, key: MasterKey) -> None:
+        with self._write() as connection:
+            deposits.add_master(connection, key)
+
+    def masters(self) -> list[MasterKey]:
+        """The masters' public halves, newest first."""
+        with self._read() as connection:
+            return deposits.masters(connection)
+
+    # What live sessions and fronts look at
+
+    def revision(self) -> int:
+        with self._read() as connection:
+            return revisions.current_revision(connection)
+
+    def standings(self, secret_ids: Collection[int]) -> dict[int, Standing]:
+        """By secret id; a secret that is gone is missing."""
+        with self._read() as connection:
+            return revisions.standings(connection, secret_ids)
+
+    def extensions(self, upstream: str, protocol: str) -> tuple[str, ...] | None:
+        """What this upstream was last seen to offer, None if never seen."""
+        with self._read() as connection:
+            return revisions.extensions(connection, upstream, protocol)
+
+    def put_extensions(self, upstream: str, protocol: str, words: tuple[str, ...]) -> None:
+        """Keep what an upstream offers; what is known already costs no write."""
+        if self.extensions(upstream, protocol) == words:
+            return
+        with self._write() as connection:
+            revisions.put_extensions(connection, upstream, protocol, words, self._clock())

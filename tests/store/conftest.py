@@ -1,0 +1,239 @@
+"""Fresh stores for tests: SQLite files, and databases of a private PostgreSQL cluster that listens on a socket only."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import pwd
+import shutil
+import subprocess
+import tempfile
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from itertools import count
+from pathlib import Path
+
+import pytest
+
+from proxy.store import Store
+from proxy.store.rows import Account, Credential, Deposit, MasterKey, NewAccount, NewCredential, Purpose, Wrap
+
+NOW = datetime(2026, 11, 23, 12, 0, 0, 123456, tzinfo=UTC)
+COMMAND_S = 60
+EMPTY = """
+SET lock_timeout = '5s';
+DELETE FROM account; DELETE FROM recipient; DELETE FROM learned; UPDATE revision SET value = 1;
+ALTER SEQUENCE account_id_seq RESTART; ALTER SEQUENCE credential_id_seq RESTART; ALTER SEQUENCE secret_id_seq RESTART;
+"""
+
+
+class Clock:
+    """Moves when told."""
+
+    def __init__(self) -> None:
+        self.now = NOW
+
+    def __call__(self) -> datetime:
+        return self.now
+
+    def pass_s(self, seconds: float) -> datetime:
+        self.now += timedelta(seconds=seconds)
+        return self.now
+
+
+@dataclass(frozen=True)
+class Cluster:
+    """A running PostgreSQL; `database()` makes a new one."""
+
+    socket_directory: Path
+    numbers: Iterator[int]
+
+    def url(self, database: str) -> str:
+        return f"postgresql://gatepost@/{database}?host={self.socket_directory}"
+
+    def execute(self, statement: str, database: str = "postgres") -> None:
+        import psycopg  # noqa: PLC0415 - an extra
+
+        with psycopg.connect(self.url(database), autocommit=True) as connection:
+            connection.execute(statement)
+
+    def database(self, template: str = "template0") -> str:
+        name = f"store_{next(self.numbers)}"
+        self.execute(f"CREATE DATABASE {name} TEMPLATE {template} STRATEGY FILE_COPY")
+        return self.url(name)
+
+    def emptied(self) -> str:
+        """The one database that tests share who only write rows; a new one for each would cost 0.1 s."""
+        self.execute(EMPTY, "shared")
+        return self.url("shared")
+
+
+def find_postgresql() -> Path | str:
+    """The directory of initdb and pg_ctl, or what is missing."""
+    if importlib.util.find_spec("psycopg") is None:
+        return "psycopg is not installed (pip install gatepost[postgresql])"
+    found = shutil.which("initdb")
+    homes = [Path(found)] if found else sorted(Path("/usr/lib/postgresql").glob("*/bin/initdb"))
+    if not homes:
+        return "initdb is not installed (apt-get install postgresql)"
+    if os.geteuid() == 0:
+        if shutil.which("runuser") is None:
+            return "runuser is not installed (PostgreSQL refuses to run as root)"
+        try:
+            pwd.getpwnam("postgres")
+        except KeyError:
+            return "there is no user postgres (PostgreSQL refuses to run as root)"
+    return homes[-1].parent
+
+
+@pytest.fixture(scope="session")
+def cluster() -> Iterator[Cluster]:
+    home = find_postgresql()
+    if isinstance(home, str):
+        pytest.skip(home)
+    prefix = ["runuser", "-u", "postgres", "--"] if os.geteuid() == 0 else []
+    # Not below pytest's own directory: that is closed to the user postgres.
+    base = Path(tempfile.mkdtemp(prefix="gatepost-pg-"))
+    if prefix:
+        shutil.chown(base, "postgres")
+
+    def run(*command: str) -> None:
+        done = subprocess.run(
+            [*prefix, *command],
+            cwd="/",
+            timeout=COMMAND_S,
+            check=False,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE if command[0].endswith("initdb") else subprocess.DEVNULL,
+            stderr=subprocess.STDOUT,
+        )
+        assert done.returncode == 0, (command, done.stdout)
+
+    data = str(base / "data")
+    options = f"-c fsync=off -c listen_addresses= -k {base}"
+    try:
+        run(
+            f"{home}/initdb", "-D", data, "-A", "trust", "-U", "gatepost", "-E", "UTF8", "--locale=C",
+            "--no-sync", "--no-instructions",
+        )  # fmt: skip
+        run(f"{home}/pg_ctl", "-D", data, "-l", str(base / "log"), "-o", options, "-w", "start")
+        try:
+            made = Cluster(base, count(1))
+            made.execute("CREATE DATABASE migrated TEMPLATE template0")
+            Store.create(made.url("migrated")).close()
+            made.execute("CREATE DATABASE shared TEMPLATE migrated")
+            yield made
+        finally:
+            run(f"{home}/pg_ctl", "-D", data, "-m", "immediate", "-w", "stop")
+    finally:
+        shutil.rmtree(base, ignore_errors=True)
+
+
+@pytest.fixture(scope="session")
+def migrated_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    file = tmp_path_factory.mktemp("store") / "migrated.db"
+    Store.create(f"sqlite:///{file}").close()
+    return file
+
+
+@pytest.fixture(params=["sqlite", "postgresql"])
+def backend(request: pytest.FixtureRequest) -> str:
+    return request.param
+
+
+@pytest.fixture
+def empty_url(backend: str, request: pytest.FixtureRequest, tmp_path: Path) -> str:
+    """A database without tables; the SQLite file is not there yet."""
+    if backend == "sqlite":
+        return f"sqlite:///{tmp_path}/gatepost.db"
+    return request.getfixturevalue("cluster").database()
+
+
+@pytest.fixture
+def url(backend: str, request: pytest.FixtureRequest, tmp_path: Path) -> str:
+    """A database of the newest schema, empty of rows. A test that changes the schema takes `own_url` instead."""
+    if backend == "sqlite":
+        return request.getfixturevalue("own_url")
+    return request.getfixturevalue("cluster").emptied()
+
+
+@pytest.fixture
+def own_url(backend: str, request: pytest.FixtureRequest, tmp_path: Path) -> str:
+    """A database of the newest schema for this test alone."""
+    if backend == "sqlite":
+        shutil.copy(request.getfixturevalue("migrated_file"), tmp_path / "gatepost.db")
+        return f"sqlite:///{tmp_path}/gatepost.db"
+    return request.getfixturevalue("cluster").database("migrated")
+
+
+@pytest.fixture
+def sqlite_url(migrated_file: Path, tmp_path: Path) -> str:
+    shutil.copy(migrated_file, tmp_path / "only.db")
+    return f"sqlite:///{tmp_path}/only.db"
+
+
+@pytest.fixture
+def clock() -> Clock:
+    return Clock()
+
+
+@pytest.fixture
+def store(url: str, clock: Clock) -> Iterator[Store]:
+    opened = Store.open(url, migrate=False, clock=clock)
+    yield opened
+    opened.close()
+
+
+@pytest.fixture
+def ann(store: Store) -> Account:
+    return store.add_account(NewAccount("ann@x.test", "mail", "ann@x.test", ("ann", "a.smith@x.test"), "cli:root"))
+
+
+@pytest.fixture
+def new_credential() -> Callable[..., NewCredential]:
+    """A NewCredential for an account; each with a public id and selector of its own."""
+    numbers = count(1)
+
+    def make(account: Account | int, name: str = "scanner", **changes: object) -> NewCredential:
+        number = next(numbers)
+        values: dict[str, object] = {
+            "public_id": f"id{number}",
+            "account_id": account if isinstance(account, int) else account.id,
+            "name": name,
+            "protocols": frozenset({"imap", "smtp"}),
+            "networks": (),
+            "expires": None,
+            "created_by": "cli:root",
+            "selector": f"s{number:03}",
+            "phc": f"$argon2id$v=19$m=8,t=1,p=1$c2FsdA${number}",
+        }
+        return NewCredential(**{**values, **changes})
+
+    return make
+
+
+@pytest.fixture
+def scanner(store: Store, ann: Account, new_credential: Callable[..., NewCredential]) -> Credential:
+    return store.add_credential(new_credential(ann))
+
+
+@pytest.fixture
+def master(store: Store) -> MasterKey:
+    key = MasterKey("m1", b"\x01" * 32, NOW)
+    store.add_master(key)
+    return key
+
+
+@pytest.fixture
+def new_deposit(master: MasterKey) -> Callable[..., Deposit]:
+    numbers = count(1)
+
+    def make(account: Account | int, purpose: Purpose = Purpose.REFRESH_TOKEN, text: bytes = b"sealed") -> Deposit:
+        valid_until = NOW + timedelta(hours=1) if purpose is Purpose.ACCESS_TOKEN else None
+        account_id = account if isinstance(account, int) else account.id
+        return Deposit(
+            f"row{next(numbers)}", account_id, purpose, text, (Wrap(master.key_id, b"wrapped"),), valid_until
+        )
+
+    return make

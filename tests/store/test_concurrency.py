@@ -1,0 +1,206 @@
+"""Several threads and processes on one store: one winner, nothing lost, nothing half-written."""
+
+from __future__ import annotations
+
+import signal
+import sqlite3
+import subprocess
+import sys
+import threading
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
+from datetime import timedelta
+
+import pytest
+
+from proxy.errors import StoreError, StoreUnavailable
+from proxy.store import Store
+from proxy.store.rows import NewAccount, Purpose
+
+THREADS = 8
+
+
+def race(work: Callable[[int], object]) -> list[object]:
+    """Run work(0..7) at one instant; a StoreError counts as a result."""
+    start = threading.Barrier(THREADS)
+
+    def run(number: int) -> object:
+        start.wait()
+        try:
+            return work(number)
+        except StoreError as error:
+            return error
+
+    with ThreadPoolExecutor(THREADS) as threads:
+        return list(threads.map(run, range(THREADS)))
+
+
+def test_one_of_eight_threads_adds_the_name(store, ann, new_credential):
+    news = [new_credential(ann, "printer") for _ in range(THREADS)]
+    results = race(lambda number: store.add_credential(news[number]))
+    errors = [one for one in results if isinstance(one, StoreError)]
+    assert len(errors) == THREADS - 1
+    assert all('"printer" already' in str(error) for error in errors)
+    assert len(store.credentials(ann.id)) == 1
+
+
+def test_one_of_eight_threads_adds_the_login_name(store):
+    results = race(lambda number: store.add_account(NewAccount(f"u{number}@x.test", "mail", "u", ("shared",), "cli")))
+    assert len([one for one in results if isinstance(one, StoreError)]) == THREADS - 1
+    assert len(store.accounts()) == 1
+
+
+def test_one_of_eight_threads_takes_the_lease(store, ann, clock):
+    until = clock.now + timedelta(seconds=30)
+    fences = race(lambda number: store.take_lease(ann.id, f"w{number}", clock.now, until))
+    assert len([fence for fence in fences if fence is not None]) == 1
+
+
+def test_revisions_of_eight_threads_are_all_counted(store, ann, new_credential):
+    made = [store.add_credential(new_credential(ann, f"app{number}")) for number in range(THREADS)]
+    before = store.revision()
+    race(lambda number: store.revoke([made[number].public_id]))
+    assert store.revision() == before + THREADS
+
+
+def test_lists_revoked_in_opposite_orders_do_not_lock_each_other(store, ann, new_credential):
+    ids = [store.add_credential(new_credential(ann, f"app{number}")).public_id for number in range(20)]
+    results = race(lambda number: store.revoke(ids if number % 2 else ids[::-1]))
+    assert all(isinstance(one, list) for one in results)
+
+
+def test_deposits_of_eight_threads_leave_one_whole(store, ann, new_deposit):
+    news = [new_deposit(ann, text=bytes([number])) for number in range(THREADS)]
+    assert race(lambda number: store.put_deposit(news[number])) == [None] * THREADS
+    assert store.deposit(ann.id, Purpose.REFRESH_TOKEN) in news
+
+
+def test_refreshed_tokens_and_a_new_sign_in_never_mix(store, ann, new_deposit, clock):
+    fence = store.take_lease(ann.id, "w1", clock.now, clock.now + timedelta(seconds=30))
+    sign_in = new_deposit(ann, text=b"sign-in")
+    tokens = [new_deposit(ann, text=b"rotated"), new_deposit(ann, Purpose.ACCESS_TOKEN)]
+    race(lambda number: store.put_tokens(ann.id, fence, tokens) if number % 2 else store.put_deposit(sign_in))
+    assert store.deposit(ann.id, Purpose.REFRESH_TOKEN) == sign_in  # whoever came first
+    assert store.deposit(ann.id, Purpose.ACCESS_TOKEN) is None
+
+
+def test_login_names_learned_by_eight_threads_are_kept(store):
+    race(lambda number: store.put_extensions("mail", "smtp", (f"SIZE {number}",)))
+    assert store.extensions("mail", "smtp") is not None
+
+
+LEASE = """
+import sys
+from datetime import datetime, timedelta, UTC
+from proxy.store import Store
+store = Store.open(sys.argv[1], migrate=True)
+now = datetime(2026, 11, 23, tzinfo=UTC)
+print("ready", flush=True)
+sys.stdin.readline()
+print(store.take_lease(int(sys.argv[2]), sys.argv[3], now, now + timedelta(seconds=30)), flush=True)
+store.close()
+"""
+
+
+def test_one_of_two_processes_takes_the_lease(url, ann):
+    both = [
+        subprocess.Popen(
+            [sys.executable, "-c", LEASE, url, str(ann.id), owner],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+        for owner in ("a", "b")
+    ]
+    for process in both:
+        assert process.stdout.readline() == "ready\n"
+    for process in both:
+        process.stdin.write("go\n")
+        process.stdin.flush()
+    assert sorted(process.communicate(timeout=60)[0].strip() for process in both) == ["1", "None"]
+
+
+WRITE = """
+import sys
+from itertools import count
+from proxy.store import Store
+from proxy.store.rows import Deposit, NewAccount, NewCredential, Purpose, Wrap
+store = Store.open(sys.argv[1], migrate=True)
+for n in count():
+    account = store.add_account(
+        NewAccount(f"u{n}@x.test", "mail", "u", (f"u{n}",), "test"),
+        lambda id_: [Deposit(f"row{id_}", id_, Purpose.REFRESH_TOKEN, b"x" * 4000, (Wrap("m1", b"w"),))],
+    )
+    store.add_credential(
+        NewCredential(f"p{n}", account.id, "app", frozenset({"imap"}), (), None, "test", "abcd", "$argon2id$")
+    )
+    print(n, flush=True)
+"""
+
+
+def test_kill_in_the_middle_of_writing_leaves_a_sound_store(url, store, master):
+    process = subprocess.Popen([sys.executable, "-c", WRITE, url], stdout=subprocess.PIPE, text=True)
+    done = [int(process.stdout.readline()) for _ in range(25)][-1]
+    process.send_signal(signal.SIGKILL)
+    rest = process.communicate(timeout=60)[0].split()
+    done = int(rest[-1]) if rest else done
+
+    again = Store.open(url, migrate=False)
+    try:
+        again.check(deep=True)
+        accounts = again.accounts()
+        assert {f"u{number}@x.test" for number in range(done + 1)} <= {account.email for account in accounts}
+        for account in accounts:  # each whole, the last one too
+            assert len(account.aliases) == 1
+            assert again.deposit(account.id, Purpose.REFRESH_TOKEN) is not None
+        for credential in again.credentials(None):
+            assert again.find_login(credential.email, "abcd").credential == credential
+        assert again.add_account(NewAccount("next@x.test", "mail", "n", (), "test")).id > len(accounts)
+    finally:
+        again.close()
+
+
+def test_locked_file_is_unavailable_for_writers_and_open_to_readers(sqlite_url):
+    store = Store.open(sqlite_url, migrate=False, wait_s=0.05)
+    try:
+        with closing(sqlite3.connect(sqlite_url.removeprefix("sqlite:///"), isolation_level=None)) as other:
+            other.execute("BEGIN IMMEDIATE")
+            with pytest.raises(StoreUnavailable, match="locked"):
+                store.put_extensions("mail", "imap", ())
+            assert store.extensions("mail", "imap") is None
+            assert store.find_login("ann", "abcd") is None
+            other.execute("ROLLBACK")
+        store.put_extensions("mail", "imap", ())
+    finally:
+        store.close()
+
+
+def test_locked_row_is_unavailable_on_postgresql(cluster):
+    import psycopg  # noqa: PLC0415 - an extra
+
+    url = cluster.database("migrated")
+    store = Store.open(url, migrate=False, wait_s=0.1)
+    try:
+        account = store.add_account(NewAccount("ann@x.test", "mail", "ann", (), "cli"))
+        with psycopg.connect(url) as other:
+            other.execute("SELECT 1 FROM account FOR UPDATE")
+            with pytest.raises(StoreUnavailable, match="timeout"):
+                store.remove_account(account.id)
+            assert store.account("ann@x.test") == account
+        store.remove_account(account.id)
+    finally:
+        store.close()
+
+
+def test_connections_that_the_server_ended_cost_nobody_a_login(cluster):
+    url = cluster.database("migrated")
+    store = Store.open(url, migrate=False)
+    try:
+        store.add_account(NewAccount("ann@x.test", "mail", "ann", (), "cli"))
+        name = url.split("/")[3].split("?")[0]
+        cluster.execute(f"SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = '{name}'")
+        assert store.find_login("ann@x.test", "abcd") is not None
+        store.put_extensions("mail", "imap", ())
+    finally:
+        store.close()
