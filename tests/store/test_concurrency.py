@@ -16,6 +16,7 @@ import pytest
 
 from proxy.errors import StoreError, StoreUnavailable
 from proxy.store import Store
+from proxy.store.engine import Database, parse_url
 from proxy.store.rows import NewAccount, Purpose
 
 THREADS = 8
@@ -119,6 +120,21 @@ def test_one_of_two_processes_takes_the_lease(url, ann):
         process.stdin.write("go\n")
         process.stdin.flush()
     assert sorted(process.communicate(timeout=60)[0].strip() for process in both) == ["1", "None"]
+
+
+def test_threads_that_open_a_new_file_at_once_all_get_write_ahead_logging(tmp_path):
+    for number in range(20):
+        url = parse_url(f"sqlite:///{tmp_path}/{number}.db")
+        (tmp_path / f"{number}.db").touch()
+        databases = [Database(url, wait_s=5.0) for _ in range(THREADS)]
+
+        def mode(index: int, databases: list[Database] = databases) -> object:
+            with databases[index].read() as connection:
+                return connection.exec_driver_sql("PRAGMA journal_mode").scalar_one()
+
+        assert race(mode) == ["wal"] * THREADS
+        for database in databases:
+            database.close()
 
 
 WRITE = """
