@@ -29,6 +29,8 @@ def gate(lab: Lab, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Gate]:
     gate.start()
     yield gate
     gate.kill()
+    # Outcomes E62, over everything that the tests of this process did, at level debug.
+    assert gate.leaked() == []
 
 
 @pytest.fixture

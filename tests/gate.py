@@ -13,7 +13,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self
 
+from proxy.secret import SecretSource
+from proxy.store.rows import Purpose
+from proxy.store.store import Store
+from proxy.vault.sealing import load_master, unseal
 from tests.lab import Endpoint, Lab
+from tests.leaks import leaked
 
 READY_S = 20.0
 STOP_S = 40.0
@@ -98,6 +103,7 @@ class Gate:
         self.config = directory / "gatepost.toml"
         self.log_file = directory / "gatepost.log"
         self.process: subprocess.Popen[bytes] | None = None
+        self.secrets = [lab.idp.client_secret]  # whatever must never be in the log
         self.imaps = self.imap = self.smtps = self.smtp = Endpoint("localhost", 0)
 
     @classmethod
@@ -202,15 +208,27 @@ class Gate:
         return done.out
 
     def add_account(self, email: str, *words: str) -> None:
-        self.cli(
-            "account", "add", email, "--upstream", "lab", "--refresh-token-stdin", *words,
-            stdin=self.lab.refresh_token(email) + "\n",
-        )  # fmt: skip
+        token = self.lab.refresh_token(email)
+        self.secrets.append(token)
+        self.cli("account", "add", email, "--upstream", "lab", "--refresh-token-stdin", *words, stdin=token + "\n")
 
     def create(self, email: str, name: str, *words: str) -> dict[str, Any]:
         """`gatepost create --json`: {"id", "password", ...}."""
         made: dict[str, Any] = json.loads(self.cli("create", email, "--name", name, "--json", *words))
+        self.secrets.append(made["password"])
         return made
+
+    def leaked(self) -> list[str]:
+        """Secrets that the log holds: app passwords, the master key, and every token the store has right now."""
+        key = self.directory / "master.key"
+        master = load_master(SecretSource("file", str(key)).read())
+        store = Store.open(f"sqlite:///{self.directory / 'gatepost.db'}", migrate=False)
+        try:
+            deposits = [store.deposit(account.id, purpose) for account in store.accounts() for purpose in Purpose]
+        finally:
+            store.close()
+        tokens = [unseal(deposit, master).reveal() for deposit in deposits if deposit is not None]
+        return leaked(self.log(), [*self.secrets, *tokens, key.read_text().strip()])
 
 
 def _environment() -> dict[str, str]:

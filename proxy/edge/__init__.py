@@ -1,0 +1,1 @@
+"""All network I/O: the acceptor, the two fronts, dialling upstream, the relay."""

@@ -1,0 +1,114 @@
+"""What both fronts share: one client connection from its accept to the relay, and the house around it."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import secrets
+import ssl
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from proxy.config import ListenConfig, Protocol
+from proxy.edge.guests import Guests
+from proxy.edge.relay import Relay
+from proxy.edge.upstream import Connection, dial
+from proxy.errors import Refusal
+from proxy.login import Attempt, LoginService, Passage
+from proxy.logs import Line
+from proxy.sessions import Registry, Session
+from proxy.wire.sasl import Credentials
+
+logger = logging.getLogger("gatepost.edge")
+
+PRE_LOGIN_S = 60.0  # from accept to the relay, whatever the client does (outcomes E50)
+MAX_FAILED = 3  # refused AUTHs on one connection
+
+
+@dataclass(frozen=True, slots=True)
+class House:
+    """What a front may use of the rest. One per process, made by build()."""
+
+    hostname: str
+    login: LoginService
+    registry: Registry
+    guests: Guests
+    tls_context: Callable[[], ssl.SSLContext | None]
+    extensions: Callable[[ListenConfig], tuple[str, ...]]
+    learn: Callable[[str, Protocol, tuple[str, ...]], None]  # upstream, protocol, what it offers after login
+
+
+class Visit:
+    """One client connection, whichever protocol it speaks, from its accept to its end."""
+
+    def __init__(self, house: House, listener: ListenConfig, peer: str) -> None:
+        """Count it in. `peer` is the client's address without port, an IPv4-mapped one as IPv4.
+
+        refusing    set if the front must greet with BYE or 421 and close
+        """
+        self.id = secrets.token_hex(6)
+        self.listener = listener
+        self.peer = peer
+        self.started = asyncio.get_running_loop().time()
+        self.hostname = house.hostname
+        self.tls_context = house.tls_context()
+        self.extensions = house.extensions(listener)
+        self.refusing: Refusal | None = house.guests.arrive(self.id, peer)
+        self._house = house
+        self._is_over = False
+
+    async def enter(self, credentials: Credentials | None, mechanism: str, client: str) -> Passage[Connection]:
+        """Try to log in. Raises Refused, already logged and on the time grid; cancel it if the client hangs up."""
+        attempt = Attempt(
+            id=self.id,
+            protocol=self.listener.protocol,
+            upstreams=self.listener.upstreams,
+            peer=self.peer,
+            credentials=credentials,
+            mechanism=mechanism,
+            client=client,
+            started=asyncio.get_running_loop().time(),
+        )
+        return await self._house.login.enter(attempt, dial)
+
+    def relay(
+        self, client: asyncio.Transport, passage: Passage[Connection], leftover: bytes, keep: object = None
+    ) -> None:
+        """Hand both connections to the relay; the client has been told OK.
+
+        leftover    what the client sent after its credentials: goes upstream first
+        keep        stays referenced until the session ends
+        """
+        self._house.guests.let_in(self.id)
+        if passage.connection.extensions is not None:
+            self._house.learn(passage.session.upstream, self.listener.protocol, passage.connection.extensions)
+        relay = Relay(passage.session, on_end=self._session_ended, keep=keep)
+        client.pause_reading()  # until the upstream leg stands; its front may have paused it already
+        client.set_protocol(relay.client)
+        relay.client.connection_made(client)
+        passage.connection.hand_over(relay.upstream)
+        if leftover:
+            relay.client.data_received(leftover)
+        client.resume_reading()
+        relay.start()
+
+    def abandon(self, passage: Passage[Connection]) -> None:
+        """The client hung up between the upstream's OK and ours."""
+        passage.connection.abort()
+        self._session_ended(passage.session)
+
+    def ended(self, reason: str) -> None:
+        """The connection is over before a login. Saying so again is harmless."""
+        if not self._is_over:
+            line = Line("visit_end", service=self.listener.protocol, peer=self.peer, reason=reason, id=self.id)
+            logger.debug("%s", line)
+            self._gone()
+
+    def _session_ended(self, session: Session) -> None:
+        self._house.registry.remove(session)
+        self._gone()
+
+    def _gone(self) -> None:
+        if not self._is_over:
+            self._is_over = True
+            self._house.guests.leave(self.id)

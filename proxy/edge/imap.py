@@ -1,0 +1,169 @@
+"""The IMAP front: drives the sans-IO gate over a connection until it is handed to the relay."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import ssl
+from typing import cast
+
+from proxy.config import Tls
+from proxy.edge.front import PRE_LOGIN_S, Visit
+from proxy.errors import Answer, Refused
+from proxy.wire.actions import Close, Send, StartTls
+from proxy.wire.imap import Action, ImapGate, Login
+
+logger = logging.getLogger("gatepost.imap")
+
+CLOSE_S = 5.0  # how long the last words may take to reach a client that does not read
+REFUSING_S = 10.0  # how long a client above the cap may take to hear so
+
+
+class ImapFront(asyncio.Protocol):
+    """One IMAP client before login."""
+
+    def __init__(self, visit: Visit) -> None:
+        self._visit = visit
+        self._loop = asyncio.get_running_loop()
+        self._gate = ImapGate(
+            extensions=visit.extensions,
+            secured=visit.listener.tls is Tls.IMPLICIT,
+            starttls=visit.listener.tls is Tls.STARTTLS,
+            clear_ok=visit.listener.tls is Tls.NONE,
+        )
+        self._transport: asyncio.Transport | None = None
+        self._task: asyncio.Task[None] | None = None
+        self._deadline: asyncio.TimerHandle | None = None
+        self._is_lost = False
+        self._is_shaking_hands = False
+        self._early = b""
+
+    # -- asyncio.Protocol ---------------------------------------------------------------------------------------------
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self._transport = cast("asyncio.Transport", transport)
+        if self._visit.refusing is not None:
+            self._set_deadline(self._loop.time() + REFUSING_S)
+            self._do(self._gate.close(self._visit.refusing.answer))
+            return
+        self._set_deadline(self._visit.started + PRE_LOGIN_S)
+        self._do(self._gate.greet())
+
+    def data_received(self, data: bytes) -> None:
+        if self._is_shaking_hands:
+            # Reading is paused for the plaintext, so this came through TLS: asyncio delivers what followed the
+            # client's Finished before start_tls() returns. One record at most, as the next read comes after that.
+            self._early += data
+            return
+        is_busy = self._gate.is_busy
+        self._do(self._gate.receive(data))
+        if is_busy and self._transport is not None:
+            # A login is under way: what was read is held, the rest waits in the kernel. A client that sends nothing
+            # meanwhile is still read, so that his hanging up is seen.
+            self._transport.pause_reading()
+
+    def eof_received(self) -> bool:
+        return False
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._is_lost = True
+        self._end("client_left" if exc is None else "connection_lost")
+        if self._task is not None:
+            self._task.cancel()
+
+    # -- what the house may ask ---------------------------------------------------------------------------------------
+
+    def close(self, answer: Answer) -> None:
+        """End the connection with a BYE, whatever it is doing."""
+        if self._task is not None:
+            self._task.cancel()
+        self._do(self._gate.close(answer))
+
+    # -- doing what the gate says -------------------------------------------------------------------------------------
+
+    def _do(self, actions: list[Action]) -> None:
+        transport = self._transport
+        if transport is None or self._is_lost:
+            return
+        for action in actions:
+            match action:
+                case Send(data):
+                    transport.write(data)
+                case StartTls():
+                    # Nothing may be read between here and the handshake: it would be plaintext (outcomes E1).
+                    transport.pause_reading()
+                    self._is_shaking_hands = True
+                    self._task = self._loop.create_task(self._start_tls(transport))
+                case Login():
+                    self._task = self._loop.create_task(self._enter(transport, action))
+                case Close():
+                    self._close(transport)
+
+    async def _start_tls(self, plain: asyncio.Transport) -> None:
+        context = self._visit.tls_context
+        assert context is not None
+        try:
+            secured = await self._loop.start_tls(
+                plain,
+                self,
+                context,
+                server_side=True,
+                ssl_handshake_timeout=max(0.1, self._visit.started + PRE_LOGIN_S - self._loop.time()),
+            )
+        except (OSError, TimeoutError) as error:
+            reason = error.reason if isinstance(error, ssl.SSLError) else type(error).__name__
+            plain.abort()
+            self._end(f"tls_failed {reason}")
+            return
+        if secured is None:  # the client left during the handshake
+            plain.abort()
+            self._end("client_left")
+            return
+        self._transport = secured
+        self._is_shaking_hands = False
+        early, self._early = self._early, b""
+        self._do(self._gate.secured())
+        if early:
+            self._do(self._gate.receive(early))
+
+    async def _enter(self, transport: asyncio.Transport, login: Login) -> None:
+        try:
+            passage = await self._visit.enter(login.credentials, login.mechanism, self._gate.client_id)
+        except Refused as refused:
+            self._task = None
+            self._do(self._gate.refuse(refused.refusal.answer))
+            if not self._is_lost and not transport.is_closing():
+                transport.resume_reading()
+            return
+        if self._is_lost or transport.is_closing():
+            self._visit.abandon(passage)
+            return
+        self._stop_deadline()
+        tag, held = self._gate.accept()
+        connection = passage.connection
+        # RFC 9051 6.2.2: the tagged OK is ours to tag, all else is what the upstream said.
+        transport.write(connection.untagged + tag + connection.ok_rest)
+        self._visit.relay(transport, passage, held)
+
+    # -- ends ---------------------------------------------------------------------------------------------------------
+
+    def _set_deadline(self, at: float) -> None:
+        self._stop_deadline()
+        self._deadline = self._loop.call_at(at, self._too_late)
+
+    def _stop_deadline(self) -> None:
+        if self._deadline is not None:
+            self._deadline.cancel()
+
+    def _too_late(self) -> None:
+        self.close(Answer.UNAVAILABLE)
+
+    def _close(self, transport: asyncio.Transport) -> None:
+        self._stop_deadline()
+        transport.close()
+        # A client that does not read, or never answers TLS's close, must not stay.
+        self._deadline = self._loop.call_later(CLOSE_S, transport.abort)
+
+    def _end(self, reason: str) -> None:
+        self._stop_deadline()
+        self._visit.ended(reason)

@@ -1,0 +1,163 @@
+"""The acceptor: one place where client connections come from, for every protocol.
+
+It binds, accepts, counts, does the TLS handshake of implicit-TLS listeners and hands the front a connection that is
+ready. Accepting never waits for hashing, DNS or an upstream.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+import logging
+import socket
+import ssl
+from collections.abc import Callable
+from typing import cast
+
+from proxy.config import ListenConfig, Tls
+from proxy.edge.front import PRE_LOGIN_S, House, Visit
+from proxy.edge.guests import Front
+from proxy.errors import ConfigError
+from proxy.logs import Line
+from proxy.wire.addresses import normal_address
+
+logger = logging.getLogger("gatepost.edge")
+
+BACKLOG = 4096  # a thousand clients come back in the same instant after a power cut; the kernel caps it at somaxconn
+ACCEPTS_PER_TURN = 64  # then the loop serves those already here
+NO_ROOM_PAUSE_S = 0.25
+TLS_SHUTDOWN_S = 2.0
+KEEPALIVE_IDLE_S = 300  # below the usual NAT timeouts, so that dead peers of idle sessions are noticed
+
+_OUT_OF_ROOM = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM})
+
+
+FrontFactory = Callable[[Visit], Front]  # what it makes is an asyncio protocol, too
+
+
+def bind(listener: ListenConfig) -> socket.socket:
+    """A listening socket. Raises ConfigError that names the address and the remedy."""
+    try:
+        infos = socket.getaddrinfo(listener.host, listener.port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
+        family, _, _, _, address = infos[0]
+        sock = socket.socket(family, socket.SOCK_STREAM)
+    except OSError as error:
+        raise ConfigError(f"cannot listen on {listener.name}: {error.strerror}", "correct the address") from None
+    try:
+        sock.setblocking(False)
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        if family == socket.AF_INET6:
+            # "::" takes IPv4 as well; its clients come as IPv4-mapped addresses and are normalised (outcomes E57).
+            sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 0)
+        sock.bind(address)
+        sock.listen(BACKLOG)
+    except OSError as error:
+        sock.close()
+        remedy = {
+            errno.EADDRINUSE: "stop what listens there, or choose another port",
+            errno.EACCES: "ports below 1024 need CAP_NET_BIND_SERVICE, or choose another port",
+            errno.EADDRNOTAVAIL: "use an address of this machine",
+        }.get(error.errno or 0, "correct the address")
+        raise ConfigError(f"cannot listen on {listener.name}: {error.strerror}", remedy) from None
+    return sock
+
+
+class Acceptor:
+    """Accepts for one listener until closed. Owns its socket and the handshakes under way."""
+
+    def __init__(self, house: House, listener: ListenConfig, sock: socket.socket, front: FrontFactory) -> None:
+        self._house = house
+        self._listener = listener
+        self._sock = sock
+        self._front = front
+        self._loop = asyncio.get_running_loop()
+        self._handshakes: set[asyncio.Task[None]] = set()
+        self._pause: asyncio.TimerHandle | None = None
+        self._is_closed = False
+
+    @property
+    def address(self) -> tuple[str, int]:
+        host, port = self._sock.getsockname()[:2]
+        return str(host), int(port)
+
+    def start(self) -> None:
+        self._pause = None
+        if not self._is_closed:
+            self._loop.add_reader(self._sock.fileno(), self._accept)
+
+    def stop(self) -> None:
+        """Accept nobody any more; what is in a handshake goes on."""
+        if not self._is_closed:
+            self._is_closed = True
+            if self._pause is not None:
+                self._pause.cancel()
+            self._loop.remove_reader(self._sock.fileno())
+            self._sock.close()
+
+    async def close(self) -> None:
+        """Stop, and end the handshakes under way."""
+        self.stop()
+        for task in self._handshakes:
+            task.cancel()
+        if self._handshakes:
+            await asyncio.wait(self._handshakes)
+
+    def _accept(self) -> None:
+        for _ in range(ACCEPTS_PER_TURN):
+            if self._house.guests.is_overfull:
+                self._rest("overfull")
+                return
+            try:
+                sock, address = self._sock.accept()
+            except (BlockingIOError, InterruptedError):
+                return
+            except OSError as error:
+                if error.errno in _OUT_OF_ROOM:
+                    self._rest(errno.errorcode[error.errno or 0])
+                    return
+                continue  # the client is gone again already (accept(2), Error handling)
+            task = self._loop.create_task(self._receive(sock, str(address[0])))
+            self._handshakes.add(task)
+            task.add_done_callback(self._handshakes.discard)
+
+    def _rest(self, reason: str) -> None:
+        """Leave newcomers to the kernel's queue for a moment: a busy loop would take the time to make room."""
+        logger.warning("%s", Line("accept_paused", listener=self._listener.name, reason=reason))
+        self._loop.remove_reader(self._sock.fileno())
+        self._pause = self._loop.call_later(NO_ROOM_PAUSE_S, self.start)
+
+    async def _receive(self, sock: socket.socket, address: str) -> None:
+        sock.setblocking(False)
+        visit = Visit(self._house, self._listener, str(normal_address(address)))
+
+        def make_front() -> asyncio.BaseProtocol:
+            front = self._front(visit)
+            self._house.guests.greet(visit.id, front)
+            return cast("asyncio.BaseProtocol", front)
+
+        is_implicit = self._listener.tls is Tls.IMPLICIT
+        try:
+            _keep_alive(sock)
+            await self._loop.connect_accepted_socket(
+                make_front,
+                sock,
+                ssl=visit.tls_context if is_implicit else None,
+                ssl_handshake_timeout=PRE_LOGIN_S if is_implicit else None,
+                ssl_shutdown_timeout=TLS_SHUTDOWN_S if is_implicit else None,
+            )
+        except (OSError, TimeoutError) as error:  # ssl.SSLError is an OSError
+            sock.close()
+            reason = error.reason if isinstance(error, ssl.SSLError) else type(error).__name__
+            line = Line("tls_failed", service=self._listener.protocol, peer=visit.peer, reason=reason, id=visit.id)
+            logger.info("%s", line)
+            visit.ended("tls_failed")
+        except BaseException:
+            sock.close()
+            visit.ended("closed")
+            raise
+
+
+def _keep_alive(sock: socket.socket) -> None:
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+    if hasattr(socket, "TCP_KEEPIDLE"):
+        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPIDLE, KEEPALIVE_IDLE_S)

@@ -1,0 +1,165 @@
+"""The relay: after login, bytes both ways, untouched and unread; Gatepost never speaks again.
+
+Two legs, each an asyncio.Protocol on its transport. What arrives on one is written to the other; when the other's
+buffer is full this one's reading stops, so a slow reader holds up his peer and no memory grows. A leg that ends is
+flushed to the other, which then closes; every closing has a deadline after which the transport is aborted.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable
+from typing import cast
+
+from proxy.logs import Line
+from proxy.sessions import End, Session
+
+logger = logging.getLogger("gatepost.relay")
+
+HIGH_WATER_BYTES = 65_536  # written but not sent: above it the peer is paused
+# How long an upstream may take to answer after its client left (outcomes E44): a mail whose last byte has come is
+# worth waiting for, an IMAP command is not.
+LINGER_S = {"imap": 5.0, "smtp": 30.0}
+FLUSH_S = 30.0  # how long the last bytes for a slow reader may take after the upstream left (E43)
+END_S = 0.5  # how long a clean TLS close may take when a session must end now (E31: within a second)
+
+
+class Leg(asyncio.Protocol):
+    """One connection of a relay. `name` is for the log."""
+
+    __slots__ = ("_relay", "bytes_in", "is_lost", "other", "transport")
+
+    def __init__(self, relay: Relay) -> None:
+        self._relay = relay
+        self.transport: asyncio.Transport | None = None
+        self.other: Leg
+        self.bytes_in = 0
+        self.is_lost = False
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self.transport = cast("asyncio.Transport", transport)
+        self.transport.set_write_buffer_limits(high=HIGH_WATER_BYTES)
+
+    def data_received(self, data: bytes) -> None:
+        self.bytes_in += len(data)
+        self._relay.pass_on(self, data)
+
+    def eof_received(self) -> bool:
+        # asyncio's TLS has no half-close: an EOF ends this leg.
+        return False
+
+    def pause_writing(self) -> None:
+        self.other.pause()
+
+    def resume_writing(self) -> None:
+        self.other.resume()
+
+    def connection_lost(self, _exc: Exception | None) -> None:
+        self.is_lost = True
+        self._relay.leg_lost(self)
+
+    def pause(self) -> None:
+        if self.transport is not None and not self.is_lost:
+            self.transport.pause_reading()
+
+    def resume(self) -> None:
+        if self.transport is not None and not self.is_lost:
+            self.transport.resume_reading()
+
+
+class Relay:
+    """The pair of legs of one session. Ends once, says why once, then tells `on_end`."""
+
+    def __init__(self, session: Session, *, on_end: Callable[[Session], None], keep: object = None) -> None:
+        """A relay for an admitted session; give its two legs to their transports, then start() it.
+
+        keep    something that must live as long as the relay: since CPython 3.11.5 a StreamWriter that is collected
+                closes its transport, and aiosmtpd holds one
+        """
+        self._loop = asyncio.get_running_loop()
+        self._session = session
+        self._on_end = on_end
+        self._keep = keep
+        self._why: End | None = None
+        self._deadline: asyncio.TimerHandle | None = None
+        self._is_dropping = False
+        self.last_byte_at = self._loop.time()
+        self.client = Leg(self)
+        self.upstream = Leg(self)
+        self.client.other, self.upstream.other = self.upstream, self.client
+
+    def start(self) -> None:
+        """Both legs are connected: from now on the registry may end it."""
+        self._session.relay = self
+        if self._session.ending is not None:
+            self.end(self._session.ending)
+
+    def pass_on(self, source: Leg, data: bytes) -> None:
+        self.last_byte_at = self._loop.time()
+        target = source.other
+        # After close() a transport may still deliver; a session that was ended passes nothing on any more.
+        if self._is_dropping or target.is_lost or target.transport is None:
+            return
+        target.transport.write(data)
+        if self._why is End.CLIENT_LEFT and source is self.upstream:
+            self._close_soon(END_S)  # it has answered; nobody is there to read
+
+    def end(self, why: End) -> None:
+        """End the session now: a clean TLS close of both legs, no word, nothing more passed on."""
+        if self._why is None:
+            self._why = why
+        self._is_dropping = True
+        self._close_soon(END_S)
+
+    def leg_lost(self, leg: Leg) -> None:
+        if self.client.is_lost and self.upstream.is_lost:
+            self._finish()
+            return
+        other = leg.other
+        if self._why is None:
+            self._why = End.CLIENT_LEFT if leg is self.client else End.UPSTREAM_LEFT
+        if other.transport is None:
+            return
+        if leg is self.client and not self._is_dropping and not other.transport.is_closing():
+            # What the client sent is flushed; the upstream's answer to it ends the wait (E44).
+            other.resume()
+            self._set_deadline(LINGER_S[self._session.protocol])
+        else:
+            other.transport.close()  # flushes first
+            self._set_deadline(END_S if self._is_dropping else FLUSH_S)
+
+    def _close_soon(self, deadline_s: float) -> None:
+        for leg in (self.client, self.upstream):
+            if leg.transport is not None and not leg.is_lost:
+                leg.transport.close()
+        self._set_deadline(deadline_s)
+
+    def _set_deadline(self, delay_s: float) -> None:
+        if self._deadline is not None:
+            self._deadline.cancel()
+        self._deadline = self._loop.call_later(delay_s, self._abort)
+
+    def _abort(self) -> None:
+        for leg in (self.client, self.upstream):
+            if leg.transport is not None and not leg.is_lost:
+                leg.transport.abort()
+
+    def _finish(self) -> None:
+        if self._deadline is not None:
+            self._deadline.cancel()
+        self._keep = None
+        session = self._session
+        line = Line(
+            "session_end",
+            service=session.protocol,
+            user=session.email,
+            peer=session.peer,
+            reason=self._why.value if self._why else None,
+            bytes_up=self.client.bytes_in,
+            bytes_down=self.upstream.bytes_in,
+            app_password=session.public_id,
+            id=session.id,
+        )
+        logger.info("%s", line)
+        self._on_end(session)

@@ -1,0 +1,66 @@
+"""TLS contexts, both sides. Verification towards the upstream cannot be switched off."""
+
+from __future__ import annotations
+
+import ssl
+from asyncio import sslproto
+
+from proxy.config import TlsConfig, UpstreamConfig
+from proxy.errors import ConfigError
+
+_MINIMUM = {"1.2": ssl.TLSVersion.TLSv1_2, "1.3": ssl.TLSVersion.TLSv1_3}
+
+
+def server_context(tls: TlsConfig) -> ssl.SSLContext:
+    """The context that listeners use. Raises ConfigError naming the file and the remedy."""
+    if tls.certificate is None or tls.key is None:
+        raise ConfigError("[tls] certificate and key are not set", "name the PEM files, or run gatepost init")
+    for path in (tls.certificate, tls.key):
+        try:
+            path.open("rb").close()
+        except OSError as error:
+            raise ConfigError(f"cannot read {path}: {error.strerror}", "check that it exists and who owns it") from None
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.minimum_version = _MINIMUM[tls.minimum]
+    context.options |= ssl.OP_NO_RENEGOTIATION | ssl.OP_CIPHER_SERVER_PREFERENCE
+    try:
+        # A pass phrase would make OpenSSL ask on the terminal of a service that has none.
+        context.load_cert_chain(tls.certificate, tls.key, password=_refuse_pass_phrase)
+    except ssl.SSLError as error:
+        if error.reason == "KEY_VALUES_MISMATCH":
+            raise ConfigError(f"{tls.key} is not the key of {tls.certificate}", "name the pair that fits") from None
+        raise ConfigError(
+            f"{tls.certificate} and {tls.key} are no PEM certificate and key without a pass phrase",
+            "check the files",
+        ) from None
+    return context
+
+
+def _refuse_pass_phrase() -> str:
+    return ""
+
+
+def client_context(upstream: UpstreamConfig) -> ssl.SSLContext:
+    """The context for an upstream's servers: system roots, or `tls_ca` in their place; always verified."""
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    context.minimum_version = ssl.TLSVersion.TLSv1_2
+    if upstream.tls_ca is None:
+        context.load_default_certs(ssl.Purpose.SERVER_AUTH)
+        return context
+    try:
+        context.load_verify_locations(cafile=upstream.tls_ca)
+    except (OSError, ssl.SSLError) as error:
+        raise ConfigError(
+            f"upstream.{upstream.name}.tls_ca: cannot use {upstream.tls_ca}: {error.strerror or error}",
+            "name a readable PEM file",
+        ) from None
+    return context
+
+
+def slim_buffers() -> None:
+    """Let asyncio's own TLS keep 16 KiB per connection in place of 256 KiB.
+
+    One TLS record is at most 16 KiB (RFC 8446 5.1), and thousands of idle sessions each keep such a buffer. uvloop
+    has its own TLS; aiosmtpd's STARTTLS uses this one on every loop. CPython 3.11 to 3.14 read the class attribute.
+    """
+    sslproto.SSLProtocol.max_size = 16 * 1024

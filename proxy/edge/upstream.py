@@ -1,0 +1,121 @@
+"""Dialling a mail server upstream: the one door to upstream_imap and upstream_smtp.
+
+Every call has a deadline, leaves no connection behind when it fails or is cancelled, and raises UpstreamError only.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import functools
+import ssl
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from typing import TypeVar
+
+from proxy.config import Endpoint, Protocol, UpstreamConfig
+from proxy.edge import upstream_imap, upstream_smtp
+from proxy.edge.tls import client_context
+from proxy.edge.upstream_leg import Connection, Leg
+from proxy.errors import ConfigError, UpstreamError, UpstreamFault
+from proxy.wire.sasl import UpstreamCredential
+
+__all__ = ["DIAL_S", "Connection", "dial", "examine", "probe"]
+
+DIAL_S = 10.0  # of the 25 s that a login may take (design.md, Before login)
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, slots=True)
+class Face:
+    """What this module asks of a protocol: each on an open leg, in the clear, each raises UpstreamError."""
+
+    login: Callable[[Leg, Endpoint, ssl.SSLContext, UpstreamCredential], Awaitable[Connection]]
+    offers: Callable[[Leg, Endpoint, ssl.SSLContext], Awaitable[tuple[str, ...]]]
+    objection: Callable[[Leg, Endpoint, ssl.SSLContext, UpstreamCredential], Awaitable[str]]
+    farewell: bytes
+
+
+_FACES: dict[Protocol, Face] = {
+    "imap": Face(upstream_imap.login, upstream_imap.offers, upstream_imap.objection, upstream_imap.FAREWELL),
+    "smtp": Face(upstream_smtp.login, upstream_smtp.offers, upstream_smtp.objection, upstream_smtp.FAREWELL),
+}
+
+
+async def dial(
+    upstream: UpstreamConfig, protocol: Protocol, credential: UpstreamCredential, *, deadline_s: float = DIAL_S
+) -> Connection:
+    """Connect, secure and log in.
+
+    returns a Connection that the caller must hand over or abort
+    raises  UpstreamError
+    """
+    face = _FACES[protocol]
+    _, connection = await _within(
+        deadline_s, upstream, protocol, lambda leg, end, context: face.login(leg, end, context, credential)
+    )
+    return connection
+
+
+async def probe(upstream: UpstreamConfig, protocol: Protocol, *, deadline_s: float = DIAL_S) -> tuple[str, ...]:
+    """What the server offers behind TLS, before login: IMAP capabilities or EHLO lines. Raises UpstreamError."""
+    face = _FACES[protocol]
+    leg, offers = await _within(deadline_s, upstream, protocol, face.offers)
+    await _part(leg, face.farewell)
+    return offers
+
+
+async def examine(
+    upstream: UpstreamConfig, protocol: Protocol, credential: UpstreamCredential, *, deadline_s: float = DIAL_S
+) -> str:
+    """Log in and ask for something that only a usable mailbox answers, for the doctor (outcomes E42).
+
+    returns "" if all is well, else the server's sentence, as in "BAD User is authenticated but not connected"
+    raises  UpstreamError if it does not even let us in
+    """
+    face = _FACES[protocol]
+    leg, objection = await _within(
+        deadline_s, upstream, protocol, lambda leg, end, context: face.objection(leg, end, context, credential)
+    )
+    await _part(leg, face.farewell)
+    return objection
+
+
+async def _within(
+    deadline_s: float,
+    upstream: UpstreamConfig,
+    protocol: Protocol,
+    talk: Callable[[Leg, Endpoint, ssl.SSLContext], Awaitable[T]],
+) -> tuple[Leg, T]:
+    """Open a leg and talk on it until the deadline; on any failure, also cancellation, the leg is aborted."""
+    endpoint = upstream.endpoint(protocol)
+    if endpoint is None:
+        raise UpstreamError(UpstreamFault.UNREACHABLE, f"no {protocol} server is configured")
+    try:
+        context = _context(upstream)
+    except ConfigError as error:
+        raise UpstreamError(UpstreamFault.UNTRUSTED, str(error)) from None
+    leg = Leg()
+    try:
+        async with asyncio.timeout(deadline_s):
+            await leg.open(endpoint.host, endpoint.port)
+            return leg, await talk(leg, endpoint, context)
+    except TimeoutError:
+        leg.abort()
+        raise UpstreamError(UpstreamFault.SILENT, leg.said) from None
+    except BaseException:
+        leg.abort()
+        raise
+
+
+async def _part(leg: Leg, farewell: bytes) -> None:
+    try:
+        await leg.part(farewell)
+    finally:
+        leg.abort()
+
+
+@functools.lru_cache(maxsize=64)
+def _context(upstream: UpstreamConfig) -> ssl.SSLContext:
+    # Reading the system's roots takes 20 ms of the event loop; a login must not pay for it. New roots need a restart.
+    return client_context(upstream)

@@ -1,0 +1,223 @@
+"""The socket end of an upstream connection, from connect to the change of hands; knows neither IMAP nor SMTP.
+
+Reading is off unless somebody awaits receive(). So what a server sends before it is asked stays where it belongs: in
+front of a TLS handshake it is an error, behind the login it goes to the relay.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+import ssl
+from contextlib import suppress
+from dataclasses import dataclass, field
+from typing import cast
+
+from proxy.errors import UpstreamError, UpstreamFault
+
+# One read of a TLS transport gives 256 KiB at most and reading then pauses; more than this is a transport gone wrong.
+MAX_HELD_BYTES = 1_048_576
+MAX_ADDRESSES = 4  # of one name that are tried
+CONNECT_S = 3.0  # for an address that is not the last one: a broken IPv6 route must not use up the dial deadline
+CLOSE_S = 1.0  # for the server's answer to QUIT or LOGOUT
+
+
+class Leg(asyncio.Protocol):
+    """One connection to a server upstream. Its owner ends it by hand_over(), part() or abort()."""
+
+    def __init__(self) -> None:
+        self.said = ""  # the server's last line, printable: for a deadline's log line
+        self._transport: asyncio.Transport | None = None
+        self._held = bytearray()
+        self._is_over = False  # EOF or connection_lost: nothing more will come
+        self._is_lost = False  # connection_lost was called
+        self._lost_by: Exception | None = None
+        self._is_writing_paused = False
+        self._waiter: asyncio.Future[None] | None = None
+        self._successor: asyncio.Protocol | None = None
+
+    @property
+    def local_address(self) -> str:
+        """The IP address that this connection has on our side; "" if there is none."""
+        name: object = self._connected().get_extra_info("sockname")
+        return str(name[0]) if isinstance(name, tuple) else ""
+
+    async def open(self, host: str, port: int) -> None:
+        """Connect, in the clear. Raises UpstreamError UNREACHABLE."""
+        loop = asyncio.get_running_loop()
+        try:
+            found = await loop.getaddrinfo(host, port, type=socket.SOCK_STREAM)
+        except (OSError, UnicodeError) as error:
+            raise _unreachable(error) from None
+        addresses = list(dict.fromkeys(str(info[4][0]) for info in found))[:MAX_ADDRESSES]
+        for address in addresses[:-1]:
+            with suppress(OSError):  # TimeoutError is one
+                async with asyncio.timeout(CONNECT_S):
+                    await loop.create_connection(lambda: self, address, port)
+                return
+        try:
+            await loop.create_connection(lambda: self, addresses[-1], port)
+        except OSError as error:
+            raise _unreachable(error) from None
+
+    async def secure(self, context: ssl.SSLContext, host: str) -> None:
+        """Do the TLS handshake; what comes afterwards is the server's that `host` names.
+
+        raises  UpstreamError UNTRUSTED if anything came in the clear before it, or the handshake fails
+        """
+        if self._held:
+            raise UpstreamError(UpstreamFault.UNTRUSTED, "bytes before the TLS handshake")
+        try:
+            # start_tls takes the clear transport from this protocol before it first waits: from here on
+            # data_received() is given what TLS protects, perhaps before start_tls returns.
+            transport = await asyncio.get_running_loop().start_tls(
+                self._connected(), self, context, server_hostname=host, ssl_shutdown_timeout=CLOSE_S
+            )
+        except ssl.SSLEOFError as error:
+            raise _unreachable(error) from None
+        except ssl.SSLCertVerificationError as error:
+            raise UpstreamError(UpstreamFault.UNTRUSTED, f"certificate: {error.verify_message}") from None
+        except ssl.SSLError as error:
+            raise UpstreamError(UpstreamFault.UNTRUSTED, f"TLS: {error.reason or 'failed'}") from None
+        except OSError as error:
+            raise _unreachable(error) from None
+        if transport is None:
+            raise UpstreamError(UpstreamFault.UNREACHABLE, "closed during the TLS handshake")
+        self._transport = transport
+        transport.pause_reading()
+
+    async def receive(self) -> bytes:
+        """All that has come, at least one byte; one caller at a time. Raises UpstreamError after the end."""
+        while not self._held:
+            if self._is_over:
+                raise self._end()
+            self._waiter = asyncio.get_running_loop().create_future()
+            self._connected().resume_reading()
+            await self._waiter
+        data = bytes(self._held)
+        self._held.clear()
+        return data
+
+    def put_back(self, data: bytes) -> None:
+        """Bytes of receive() that belong to whoever comes next."""
+        self._held[:0] = data
+
+    def send(self, data: bytes) -> None:
+        self._connected().write(data)
+
+    async def part(self, farewell: bytes) -> None:
+        """Say goodbye (QUIT, LOGOUT), wait a moment for the server to close, and be gone."""
+        self.send(farewell)
+        with suppress(UpstreamError, TimeoutError):
+            async with asyncio.timeout(CLOSE_S):
+                while True:
+                    await self.receive()
+        self.abort()
+
+    def abort(self) -> None:
+        if self._transport is not None:
+            self._transport.abort()
+
+    def hand_over(self, protocol: asyncio.Protocol) -> None:
+        """Make `protocol` the connection's, and tell it all that has happened since the login: no byte is lost.
+
+        It hears connection_made, data_received with what is held, then eof_received or connection_lost if that has
+        happened already; all within this call.
+        """
+        transport = self._connected()
+        self._successor = protocol
+        if not self._is_lost:
+            transport.set_protocol(protocol)
+            # Before the calls below: neither loop delivers within resume_reading(), and a protocol that pauses
+            # because of what it is given here must stay paused.
+            transport.resume_reading()
+        protocol.connection_made(transport)
+        if self._is_writing_paused:
+            protocol.pause_writing()
+        if self._held:
+            data = bytes(self._held)
+            self._held.clear()
+            protocol.data_received(data)
+        if self._is_lost:
+            protocol.connection_lost(self._lost_by)
+        elif self._is_over:
+            protocol.eof_received()
+
+    # What transports call. After the change of hands a call may still be under way to this protocol.
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self._transport = cast("asyncio.Transport", transport)
+        self._transport.pause_reading()
+        self._is_over = self._is_lost = False  # an address that was given up may have ended before this one
+
+    def data_received(self, data: bytes) -> None:
+        if self._successor is not None:
+            self._successor.data_received(data)
+            return
+        self._held += data
+        # Again and again: uvloop starts reading after connection_made() whatever that said (0.23).
+        self._connected().pause_reading()
+        if len(self._held) > MAX_HELD_BYTES:
+            self.abort()
+        self._wake()
+
+    def eof_received(self) -> bool:
+        if self._successor is not None:
+            self._successor.eof_received()
+        self._is_over = True
+        self._wake()
+        return False
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        if self._successor is not None:
+            self._successor.connection_lost(exc)
+        self._is_over = self._is_lost = True
+        self._lost_by = exc
+        self._wake()
+
+    def pause_writing(self) -> None:
+        if self._successor is not None:
+            self._successor.pause_writing()
+        self._is_writing_paused = True
+
+    def resume_writing(self) -> None:
+        if self._successor is not None:
+            self._successor.resume_writing()
+        self._is_writing_paused = False
+
+    def _connected(self) -> asyncio.Transport:
+        assert self._transport is not None  # open() came first
+        return self._transport
+
+    def _wake(self) -> None:
+        if self._waiter is not None and not self._waiter.done():
+            self._waiter.set_result(None)
+
+    def _end(self) -> UpstreamError:
+        if isinstance(self._lost_by, ssl.SSLError):
+            return UpstreamError(UpstreamFault.UNTRUSTED, f"TLS: {self._lost_by.reason or 'failed'}")
+        return UpstreamError(UpstreamFault.UNREACHABLE, self.said or "closed by the server")
+
+
+@dataclass(frozen=True, slots=True)
+class Connection:
+    """A connection that the upstream let in, reading paused. Its owner ends it by hand_over() or abort()."""
+
+    untagged: bytes  # IMAP: raw untagged lines between our AUTHENTICATE and its OK, for the client; SMTP: b""
+    ok_rest: bytes  # IMAP: what follows the tag in the tagged OK, from " OK" to CRLF; SMTP: b""
+    extensions: tuple[str, ...] | None  # capabilities or EHLO lines as told at login; None if it told none
+    leg: Leg = field(repr=False)
+
+    def hand_over(self, protocol: asyncio.Protocol) -> None:
+        """Give the connection to the relay; see Leg.hand_over()."""
+        self.leg.hand_over(protocol)
+
+    def abort(self) -> None:
+        self.leg.abort()
+
+
+def _unreachable(error: Exception) -> UpstreamError:
+    if isinstance(error, OSError) and error.strerror:
+        return UpstreamError(UpstreamFault.UNREACHABLE, error.strerror)
+    closed = isinstance(error, ConnectionError)
+    return UpstreamError(UpstreamFault.UNREACHABLE, "closed by the server" if closed else type(error).__name__)

@@ -1,0 +1,77 @@
+"""Logging in to an SMTP server upstream: drives wire/smtp over a Leg."""
+
+from __future__ import annotations
+
+import re
+import socket
+import ssl
+
+from proxy.config import Endpoint, Tls
+from proxy.edge.upstream_leg import Connection, Leg
+from proxy.wire.actions import Send, StartTls
+from proxy.wire.sasl import UpstreamCredential
+from proxy.wire.smtp import Done, SmtpLogin
+
+FAREWELL = b"QUIT\r\n"
+
+_DOMAIN = re.compile(r"(?=.{4,253}$)[A-Za-z0-9-]{1,63}(\.[A-Za-z0-9-]{1,63})+")
+
+
+async def login(leg: Leg, endpoint: Endpoint, context: ssl.SSLContext, credential: UpstreamCredential) -> Connection:
+    """Log in on an open leg. Raises UpstreamError."""
+    done = await _talk(leg, endpoint, context, credential)
+    return Connection(b"", b"", done.extensions, leg)
+
+
+async def offers(leg: Leg, endpoint: Endpoint, context: ssl.SSLContext) -> tuple[str, ...]:
+    """The EHLO list behind TLS, before AUTH. Raises UpstreamError."""
+    return (await _talk(leg, endpoint, context, None)).extensions
+
+
+async def objection(leg: Leg, endpoint: Endpoint, context: ssl.SSLContext, credential: UpstreamCredential) -> str:
+    """Log in, then EHLO: "" if the server is content, else what it said. Raises UpstreamError if the login fails."""
+    return (await _talk(leg, endpoint, context, credential, examine=True)).objection
+
+
+async def _talk(
+    leg: Leg,
+    endpoint: Endpoint,
+    context: ssl.SSLContext,
+    credential: UpstreamCredential | None,
+    *,
+    examine: bool = False,
+) -> Done:
+    is_clear = endpoint.tls is Tls.STARTTLS
+    if not is_clear:
+        await leg.secure(context, endpoint.host)
+    machine = SmtpLogin(
+        host=endpoint.host,
+        port=endpoint.port,
+        ehlo_name=_own_name(leg),
+        starttls=is_clear,
+        credential=credential,
+        examine=examine,
+    )
+    while True:
+        actions = machine.receive(await leg.receive())
+        leg.said = machine.said
+        while actions:
+            action = actions.pop(0)
+            match action:
+                case Send(data):
+                    leg.send(data)
+                case StartTls():
+                    await leg.secure(context, endpoint.host)
+                    actions += machine.secured()
+                case Done():
+                    leg.put_back(action.leftover)
+                    return action
+
+
+def _own_name(leg: Leg) -> str:
+    """What EHLO says: this machine's name, or its address if it has no full one (RFC 5321 4.1.1.1, 4.1.3)."""
+    name = socket.gethostname()  # never getfqdn(), which asks DNS and blocks
+    if _DOMAIN.fullmatch(name):
+        return name
+    address = leg.local_address.partition("%")[0]
+    return f"[IPv6:{address}]" if ":" in address else f"[{address or '127.0.0.1'}]"

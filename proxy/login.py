@@ -1,0 +1,377 @@
+"""The one path from credentials to a passage, whichever protocol they came by.
+
+Order: throttle, a place in the hash lanes, one SELECT, one verify, what the row allows, token, dial (one retry on a
+refused token), registry. Every refusal is answered on a time grid, so that queues, parameters and existence do not
+show in when the answer comes.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import math
+from collections.abc import Awaitable, Callable, Coroutine
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Generic, NoReturn, Protocol as Interface, TypeVar
+
+from proxy.config import Protocol, UpstreamConfig
+from proxy.errors import Answer, Refusal, Refused, StoreUnavailable, UpstreamError, UpstreamFault
+from proxy.journal import Journal
+from proxy.login_rules import Wanted, judge
+from proxy.logs import Line
+from proxy.oauth import TokenBroker
+from proxy.oauth.broker import Held
+from proxy.sessions import Registry, Session
+from proxy.store.pool import StorePool
+from proxy.store.rows import Account, Credential, LastUse, LoginRow, SecretRow, TokenState
+from proxy.store.store import Store
+from proxy.throttle import Throttle
+from proxy.vault.apppassword import AppPassword, parse
+from proxy.vault.cache import Fingerprints, Verified, VerifyCache
+from proxy.vault.hashing import HashPool, Lane, QueueFull, Ticket
+from proxy.wire.names import canonical_login
+from proxy.wire.sasl import Bearer, Credentials, Password, UpstreamCredential
+
+logger = logging.getLogger("gatepost.login")
+
+LOGIN_S = 25.0  # from credentials to the answer: 5 s of queue, 10 s for a token, 10 s to dial
+QUEUE_S = 5.0
+GRID_S = 0.5
+REFUSED_REDIAL_S = 300.0  # an upstream that refuses an account's fresh token is asked again after this
+
+_OF_UPSTREAM = {
+    UpstreamFault.UNREACHABLE: Refusal.UPSTREAM_DOWN,
+    UpstreamFault.SILENT: Refusal.UPSTREAM_DOWN,
+    UpstreamFault.GARBAGE: Refusal.UPSTREAM_DOWN,
+    UpstreamFault.UNAVAILABLE: Refusal.UPSTREAM_DOWN,
+    UpstreamFault.UNTRUSTED: Refusal.UPSTREAM_UNTRUSTED,
+    UpstreamFault.BUSY: Refusal.UPSTREAM_BUSY,
+    UpstreamFault.REFUSED: Refusal.UPSTREAM_REFUSES,
+    UpstreamFault.PROTOCOL_OFF: Refusal.UPSTREAM_PROTOCOL_OFF,
+}
+
+
+class Abortable(Interface):
+    def abort(self) -> None: ...
+
+
+C = TypeVar("C", bound=Abortable)
+Dial = Callable[[UpstreamConfig, Protocol, UpstreamCredential], Awaitable[C]]
+
+
+@dataclass(frozen=True, slots=True)
+class Attempt:
+    """What a front knows when credentials have arrived. `credentials` is None if they were malformed."""
+
+    id: str
+    protocol: Protocol
+    upstreams: tuple[str, ...]  # those behind this listener
+    peer: str  # address without port, IPv4-mapped ones as IPv4
+    credentials: Credentials | None
+    mechanism: str
+    client: str
+    started: float  # loop time
+
+
+@dataclass(slots=True)
+class Passage(Generic[C]):
+    """A login that was let in: a session that the registry knows, and the connection upstream."""
+
+    session: Session
+    connection: C
+
+
+class LoginService:
+    """The login path. Owned by build(); one per process."""
+
+    def __init__(
+        self,
+        *,
+        upstreams: Callable[[str], UpstreamConfig | None],
+        store: Store,
+        pool: StorePool,
+        hashes: HashPool,
+        cache: VerifyCache,
+        throttle: Throttle,
+        broker: TokenBroker,
+        registry: Registry,
+        journal: Journal,
+    ) -> None:
+        self._upstreams = upstreams
+        self._store = store
+        self._pool = pool
+        self._hashes = hashes
+        self._cache = cache
+        self._throttle = throttle
+        self._broker = broker
+        self._registry = registry
+        self._journal = journal
+        self._fingerprints = Fingerprints()
+        self._redial_at: dict[int, float] = {}
+        self._chores: set[asyncio.Task[None]] = set()
+
+    async def enter(self, attempt: Attempt, dial: Dial[C]) -> Passage[C]:
+        """Let an attempt in, or raise Refused; both are logged here, and a refusal comes on the grid.
+
+        dial    opens an authenticated connection upstream; raises UpstreamError
+        """
+        try:
+            async with asyncio.timeout(LOGIN_S):
+                passage = await self._admit(attempt, dial)
+        except Refused as error:
+            refused = error
+        except StoreUnavailable as error:
+            refused = Refused(Refusal.STORE_DOWN, str(error))
+        except TimeoutError:
+            refused = Refused(Refusal.LOGIN_DEADLINE)
+        except Exception:
+            logger.exception("%s", Line("login_crashed", id=attempt.id))
+            refused = Refused(Refusal.INTERNAL)
+        else:
+            self._log(attempt, "ok", session=passage.session)
+            return passage
+        is_new = self._count(attempt, refused)
+        self._log(attempt, "refused", refused=refused, level=logging.INFO if is_new else logging.DEBUG)
+        await _wait_for_grid(attempt.started)
+        raise refused
+
+    async def close(self) -> None:
+        if self._chores:
+            await asyncio.wait(self._chores)
+
+    async def _admit(self, attempt: Attempt, dial: Dial[C]) -> Passage[C]:
+        row = await self._verified_row(attempt)
+        account, credential, secret = row.account, row.credential, row.secret
+        assert credential is not None
+        assert secret is not None
+        upstream = self._upstreams(account.upstream)
+        if upstream is None:
+            raise Refused(Refusal.WRONG_LISTENER, "the account's upstream is not configured")
+        connection = await self._dial(attempt, account, upstream, dial)
+        session = _session(attempt, account, credential, secret, row.revision)
+        self._registry.admit(session)
+        self._throttle.record_success(attempt.peer, account.email)
+        use = LastUse(session.since, attempt.peer, attempt.protocol, attempt.client)
+        self._journal.record(credential.id, use)
+        return Passage(session, connection)
+
+    # -- who is it ---------------------------------------------------------------------------------------------------
+
+    async def _verified_row(self, attempt: Attempt) -> LoginRow:
+        """The row of an app password that was verified and may be used in this way."""
+        login, password = self._read(attempt)
+        known = self._cache.find(login, password)
+        is_regular = self._throttle.is_regular(attempt.peer, login)
+        try:
+            ticket = self._hashes.reserve(Lane.REGULARS if is_regular else Lane.STRANGERS)
+        except QueueFull:
+            if known is None:
+                raise Refused(Refusal.HASH_QUEUE_FULL) from None
+            ticket = None  # verified a moment ago: it will not hash
+        try:
+            row, is_confirmed = await self._find(login, password, known)
+            await self._verify(row, password, known, ticket)
+        finally:
+            if ticket is not None:
+                self._hashes.release(ticket)
+        wanted = Wanted(attempt.protocol, attempt.peer, attempt.upstreams, login, _authzid(attempt))
+        refusal = judge(row, wanted, datetime.now(UTC))
+        if refusal is not None:
+            raise Refused(refusal, user=row.account.email)
+        if is_confirmed:
+            self._cache.remember(login, password, row)
+        return row
+
+    async def _verify(
+        self, row: LoginRow, password: AppPassword, known: Verified | None, ticket: Ticket | None
+    ) -> None:
+        """One argon2 verify, or none if this very secret was verified a moment ago."""
+        if row.secret is None:
+            raise Refused(Refusal.WRONG_PASSWORD, "no such selector", user=row.account.email)
+        if known is not None and known.is_for(row):
+            return
+        if ticket is None:
+            raise Refused(Refusal.HASH_QUEUE_FULL)
+        try:
+            async with asyncio.timeout(QUEUE_S):
+                is_right = await self._hashes.verify(ticket, row.secret.phc, password)
+        except TimeoutError:
+            raise Refused(Refusal.HASH_QUEUE_FULL, "waited too long") from None
+        if not is_right:
+            raise Refused(Refusal.WRONG_PASSWORD, user=row.account.email)
+        self._rehash_if_outdated(row.secret, password)
+
+    def _read(self, attempt: Attempt) -> tuple[str, AppPassword]:
+        """Login name and app password in their one form, before anything costs anything."""
+        credentials = attempt.credentials
+        if credentials is None:
+            raise Refused(Refusal.MALFORMED_CREDENTIALS)
+        login = canonical_login(credentials.login)
+        if self._throttle.is_blocked(attempt.peer, login or ""):
+            raise Refused(Refusal.THROTTLED)
+        if login is None:
+            raise Refused(Refusal.UNKNOWN_USER, "not a login name")
+        password = parse(credentials.password)
+        if password is None:
+            raise Refused(Refusal.NOT_AN_APP_PASSWORD)
+        return login, password
+
+    async def _find(self, login: str, password: AppPassword, known: Verified | None) -> tuple[LoginRow, bool]:
+        """The store's row and True; or, while the store is down, the row it confirmed lately and False."""
+        try:
+            row = await self._pool.run(self._store.find_login, login, password.selector)
+        except StoreUnavailable:
+            if known is None:
+                raise
+            return known.row, False  # outcomes E27: it bridges the store's absence until its time is over
+        if row is None:
+            raise Refused(Refusal.UNKNOWN_USER)
+        return row, True
+
+    def _rehash_if_outdated(self, secret: SecretRow, password: AppPassword) -> None:
+        if self._hashes.hasher.is_outdated(secret.phc):
+            self._do_later(self._rehash(secret, password))
+
+    async def _rehash(self, secret: SecretRow, password: AppPassword) -> None:
+        phc = await self._hashes.hash(password)
+        await self._pool.run(self._store.replace_phc, secret.id, secret.phc, phc)
+
+    def _do_later(self, chore: Coroutine[None, None, None]) -> None:
+        """Do what a login leaves behind without making it wait. If the store is down the next login leaves it again."""
+
+        async def run() -> None:
+            with contextlib.suppress(StoreUnavailable):
+                await chore
+
+        task = asyncio.create_task(run())
+        self._chores.add(task)
+        task.add_done_callback(self._chores.discard)
+
+    # -- and in ------------------------------------------------------------------------------------------------------
+
+    async def _dial(self, attempt: Attempt, account: Account, upstream: UpstreamConfig, dial: Dial[C]) -> C:
+        self._refuse_if_hopeless(account)
+        try:
+            if upstream.auth == "password":
+                secret = await self._broker.password(account)
+                connection = await dial(upstream, attempt.protocol, Password(account.upstream_user, secret))
+            else:
+                connection = await self._dial_with_token(attempt, account, upstream, dial)
+        except UpstreamError as error:
+            await self._upstream_failed(account, error)
+        if account.token_state is TokenState.UPSTREAM_REFUSES:
+            self._redial_at.pop(account.id, None)
+            # Not awaited: whoever is cancelled here would leave the connection to nobody.
+            self._do_later(self._broker.note_state(account, TokenState.FRESH, ""))
+        return connection
+
+    async def _dial_with_token(self, attempt: Attempt, account: Account, upstream: UpstreamConfig, dial: Dial[C]) -> C:
+        held = await self._broker.token(account, upstream)
+        try:
+            return await dial(upstream, attempt.protocol, _bearer(account, held))
+        except UpstreamError as error:
+            if error.fault is not UpstreamFault.REFUSED:
+                raise
+            renewed = await self._broker.renewed(account, upstream, held)
+            if renewed is None:
+                raise
+        # Outcomes E38: once, on a fresh connection.
+        return await dial(upstream, attempt.protocol, _bearer(account, renewed))
+
+    def _refuse_if_hopeless(self, account: Account) -> None:
+        """To the upstream Gatepost is one address: one dead token must not bring penalties on everyone."""
+        if account.token_state in (TokenState.NEEDS_CONSENT, TokenState.NONE):
+            raise Refused(Refusal.NEEDS_CONSENT, account.token_detail)
+        if account.token_state is TokenState.UPSTREAM_REFUSES:
+            now = asyncio.get_running_loop().time()
+            if now < self._redial_at.get(account.id, 0.0):
+                raise Refused(Refusal.UPSTREAM_REFUSES, account.token_detail)
+            self._redial_at[account.id] = now + REFUSED_REDIAL_S
+
+    async def _upstream_failed(self, account: Account, error: UpstreamError) -> NoReturn:
+        if error.fault is UpstreamFault.REFUSED:
+            self._redial_at[account.id] = asyncio.get_running_loop().time() + REFUSED_REDIAL_S
+            await self._broker.note_state(account, TokenState.UPSTREAM_REFUSES, error.said)
+        raise Refused(_OF_UPSTREAM[error.fault], str(error)) from None
+
+    # -- what is told ------------------------------------------------------------------------------------------------
+
+    def _count(self, attempt: Attempt, refused: Refused) -> bool:
+        """Count a wrong secret. Returns whether the refusal deserves a line at INFO (outcomes E30)."""
+        credentials = attempt.credentials
+        if refused.refusal.answer is not Answer.CREDENTIALS or credentials is None:
+            return refused.refusal is not Refusal.THROTTLED
+        login = canonical_login(credentials.login) or ""
+        fingerprint = self._fingerprints.of(login, credentials.password)
+        return self._throttle.record_wrong(attempt.peer, login, fingerprint)
+
+    def _log(
+        self,
+        attempt: Attempt,
+        result: str,
+        *,
+        session: Session | None = None,
+        refused: Refused | None = None,
+        level: int = logging.INFO,
+    ) -> None:
+        elapsed_s = asyncio.get_running_loop().time() - attempt.started
+        line = Line(
+            "login",
+            service=attempt.protocol,
+            user=session.email if session else (refused and refused.user) or _name_for_log(attempt.credentials),
+            peer=attempt.peer,
+            result=result,
+            cause=refused.refusal.value if refused else None,
+            detail=(refused.detail or None) if refused else None,
+            app_password=session.public_id if session else None,
+            mechanism=attempt.mechanism,
+            client=attempt.client or None,
+            ms=round(elapsed_s * 1000),
+            id=attempt.id,
+        )
+        logger.log(level, "%s", line)
+
+
+def _authzid(attempt: Attempt) -> str | None:
+    """The authorization identity in canonical form: "" if none was sent, None if it is no login name."""
+    if attempt.credentials is None or not attempt.credentials.authzid:
+        return ""
+    return canonical_login(attempt.credentials.authzid)
+
+
+def _bearer(account: Account, held: Held) -> Bearer:
+    return Bearer(account.upstream_user, held.token)
+
+
+def _session(attempt: Attempt, account: Account, credential: Credential, secret: SecretRow, revision: int) -> Session:
+    return Session(
+        id=attempt.id,
+        account_id=account.id,
+        email=account.email,
+        credential_id=credential.id,
+        public_id=credential.public_id,
+        name=credential.name,
+        secret_id=secret.id,
+        generation=credential.generation,
+        revision=revision,
+        protocol=attempt.protocol,
+        upstream=account.upstream,
+        peer=attempt.peer,
+        client=attempt.client,
+    )
+
+
+def _name_for_log(credentials: Credentials | None) -> str | None:
+    """The login name as typed, unless it may be a password in the wrong field."""
+    if credentials is None:
+        return None
+    login = canonical_login(credentials.login)
+    return login if login is not None and "@" in login else None
+
+
+async def _wait_for_grid(started: float) -> None:
+    """Sleep until the next multiple of GRID_S since `started`; at once would be another time for another cause."""
+    elapsed_s = asyncio.get_running_loop().time() - started
+    await asyncio.sleep((math.floor(elapsed_s / GRID_S) + 1) * GRID_S - elapsed_s)

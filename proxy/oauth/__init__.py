@@ -1,0 +1,6 @@
+"""OAuth2: tokens for mailboxes, always fresh, never lost."""
+
+from proxy.oauth.broker import TokenBroker
+from proxy.oauth.client import Grant, TokenClient
+
+__all__ = ["Grant", "TokenBroker", "TokenClient"]

@@ -1,0 +1,240 @@
+"""`gatepost serve`: wires everything, runs it until SIGTERM, and drains.
+
+`build` is the one place where the parts meet; nothing in them is global.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import os
+import signal
+import socket
+import ssl
+from collections.abc import AsyncIterator, Callable
+from dataclasses import dataclass
+from time import monotonic
+
+from proxy.config import Config, ListenConfig, Tls
+from proxy.edge import listen
+from proxy.edge.extensions import Extensions
+from proxy.edge.front import House
+from proxy.edge.guests import Guests
+from proxy.edge.imap import ImapFront
+from proxy.edge.smtp import SmtpFront
+from proxy.edge.tls import client_context, server_context, slim_buffers
+from proxy.errors import Answer, ConfigError
+from proxy.journal import Journal
+from proxy.login import LoginService
+from proxy.logs import Line, configure
+from proxy.oauth import TokenBroker, TokenClient
+from proxy.sessions import Registry
+from proxy.store.pool import StorePool
+from proxy.store.store import Store
+from proxy.throttle import Throttle
+from proxy.vault.cache import VerifyCache
+from proxy.vault.hashing import Hasher, HashPool
+from proxy.vault.sealing import MasterPrivate, load_master
+
+logger = logging.getLogger("gatepost.serve")
+
+IDLE_SWEEP_S = 5.0
+FAREWELL_S = 3.0  # from BYE / 421 to the clients that were not logged in until they are cut off
+
+
+@dataclass(slots=True)
+class Server:
+    """A running Gatepost, for one event loop."""
+
+    config: Config
+    house: House
+    acceptors: list[listen.Acceptor]
+    journal: Journal
+
+    @property
+    def addresses(self) -> list[tuple[ListenConfig, tuple[str, int]]]:
+        return [
+            (listener, acceptor.address)
+            for listener, acceptor in zip(self.config.listeners, self.acceptors, strict=True)
+        ]
+
+    async def drain(self) -> None:
+        """Stop accepting, send those away who are not logged in, let sessions fall quiet, end the rest in time."""
+        loop = asyncio.get_running_loop()
+        deadline = loop.time() + self.config.limits.drain_s
+        logger.info("%s", Line("draining", sessions=len(self.house.registry), waiting=self.house.guests.waiting))
+        for acceptor in self.acceptors:
+            acceptor.stop()
+        self.house.guests.close_waiting(Answer.CLOSING)
+        await self.house.registry.drain(deadline)
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout_at(min(deadline, loop.time() + FAREWELL_S)):
+                await self.house.guests.nobody_waits.wait()
+
+
+def serve(config: Config) -> int:
+    """Run in the foreground until SIGTERM or SIGINT. Raises OperatorError or StoreUnavailable before it is ready."""
+    configure(config.log.level, config.log.format, is_journal="JOURNAL_STREAM" in os.environ)
+    store = Store.open(config.store.url, migrate=config.store.migrate)
+    try:
+        master = _master(config, store)
+        with asyncio.Runner(loop_factory=_loop_factory(config)) as runner:
+            runner.run(_run(config, store, master))
+    finally:
+        store.close()
+    return 0
+
+
+async def _run(config: Config, store: Store, master: MasterPrivate) -> None:
+    stopped = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, stopped.set)
+    async with running(config, store, master) as server:
+        for listener, (host, port) in server.addresses:
+            name = f"{listener.protocol}://{f'[{host}]' if ':' in host else host}:{port}"
+            logger.info("%s", Line("listening", on=name, tls=listener.tls.value))
+        logger.info("%s", Line("ready"))
+        await stopped.wait()
+        await server.drain()
+    logger.info("%s", Line("stopped"))
+
+
+@contextlib.asynccontextmanager
+async def running(config: Config, store: Store, master: MasterPrivate) -> AsyncIterator[Server]:
+    """A Gatepost that accepts, on this loop; what is left is cut off at the end. Raises ConfigError."""
+    slim_buffers()
+    sockets = [listen.bind(listener) for listener in config.listeners]
+    async with contextlib.AsyncExitStack() as stack:
+        for sock in sockets:
+            stack.callback(sock.close)
+        server = await build(config, store, master, sockets, stack)
+        for acceptor in server.acceptors:
+            stack.push_async_callback(acceptor.close)
+            acceptor.start()
+        yield server
+
+
+async def build(
+    config: Config,
+    store: Store,
+    master: MasterPrivate,
+    sockets: list[socket.socket],
+    stack: contextlib.AsyncExitStack,
+) -> Server:
+    """Wire the parts together; what must be closed is left to `stack`, in the order that closing needs."""
+    limits = config.limits
+    pool = StorePool(store)
+    stack.callback(pool.close)
+    hashes = HashPool(
+        Hasher(memory_kib=limits.argon2_memory_kib, time=limits.argon2_time, lanes=limits.argon2_lanes),
+        queue=limits.hash_queue,
+    )
+    stack.callback(hashes.close)
+    journal = Journal(lambda uses: pool.run(store.record_uses, uses))
+    stack.push_async_callback(journal.flush)
+    token_client = TokenClient(client_context)
+    broker = TokenBroker(store=store, pool=pool, master=master, client=token_client, clock=monotonic)
+    stack.push_async_callback(broker.close)
+    registry = Registry(
+        read_revision=lambda: pool.run(store.revision),
+        read_standings=lambda secret_ids: pool.run(store.standings, secret_ids),
+    )
+    login = LoginService(
+        upstreams=config.upstreams.get,
+        store=store,
+        pool=pool,
+        hashes=hashes,
+        cache=VerifyCache(ttl_s=limits.verify_cache_s, clock=monotonic),
+        throttle=Throttle(
+            wrong=limits.throttle_wrong,
+            wrong_network=limits.throttle_wrong_network,
+            window_s=limits.throttle_window_s,
+            clock=monotonic,
+        ),
+        broker=broker,
+        registry=registry,
+        journal=journal,
+    )
+    stack.push_async_callback(login.close)
+    extensions = Extensions(store, pool)
+    stack.push_async_callback(extensions.close)
+    await extensions.load(config.upstreams)
+    house = House(
+        hostname=socket.gethostname(),
+        login=login,
+        registry=registry,
+        guests=Guests(connections=limits.connections, waiting_per_address=limits.waiting_per_address),
+        tls_context=_tls_context(config),
+        extensions=extensions.offered,
+        learn=extensions.learn,
+    )
+    for task in (registry.watch(), journal.run(), extensions.probe_all(config), _sweep(config, registry)):
+        await stack.enter_async_context(_task(task))
+    acceptors = [
+        listen.Acceptor(house, listener, sock, _front_of(listener))
+        for listener, sock in zip(config.listeners, sockets, strict=True)
+    ]
+    return Server(config, house, acceptors, journal)
+
+
+def _front_of(listener: ListenConfig) -> listen.FrontFactory:
+    if listener.protocol == "imap":
+        return ImapFront
+    return lambda visit: SmtpFront(visit, asyncio.get_running_loop())
+
+
+def _tls_context(config: Config) -> Callable[[], ssl.SSLContext | None]:
+    if all(listener.tls is Tls.NONE for listener in config.listeners):
+        return lambda: None
+    context = server_context(config.tls)
+    return lambda: context
+
+
+def _master(config: Config, store: Store) -> MasterPrivate:
+    master = load_master(config.keys.master.read())
+    newest = store.masters()[:1]
+    if not newest or newest[0].key_id not in master.key_ids:
+        raise ConfigError(
+            f"{config.keys.master} is not the master key of this store", "restore the key that belongs to the database"
+        )
+    return master
+
+
+async def _sweep(config: Config, registry: Registry) -> None:
+    limits_s = {"imap": config.limits.imap_idle_s, "smtp": config.limits.smtp_idle_s}
+    while True:
+        await asyncio.sleep(IDLE_SWEEP_S)
+        registry.end_idle(limits_s)
+
+
+@contextlib.asynccontextmanager
+async def _task(work: asyncio._CoroutineLike[None]) -> AsyncIterator[None]:
+    """A task for as long as the house stands. If it crashes the process must not go on half-alive."""
+    task = asyncio.create_task(work)
+    task.add_done_callback(_die_of_a_crash)
+    try:
+        yield
+    finally:
+        task.cancel()
+        await asyncio.wait([task])
+
+
+def _die_of_a_crash(task: asyncio.Future[None]) -> None:
+    if not task.cancelled() and (error := task.exception()) is not None:
+        logger.critical("%s", Line("task_crashed"), exc_info=error)
+        os.kill(os.getpid(), signal.SIGTERM)
+
+
+def _loop_factory(config: Config) -> Callable[[], asyncio.AbstractEventLoop] | None:
+    if config.workers.loop == "asyncio":
+        return None
+    try:
+        import uvloop  # noqa: PLC0415 - Linux alone has it
+    except ImportError:
+        raise ConfigError(
+            "[workers] loop is uvloop, which is not installed", 'pip install uvloop, or set loop = "asyncio"'
+        ) from None
+    factory: Callable[[], asyncio.AbstractEventLoop] = uvloop.new_event_loop
+    return factory

@@ -1,0 +1,181 @@
+"""The registry: every live session of this process, its app password, and why it ended.
+
+It also makes revocation felt: a watcher compares the live sessions with the store whenever the revision there has
+risen, and ends those that may no longer be.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+from collections.abc import Awaitable, Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from enum import Enum
+from typing import Protocol
+
+from proxy.errors import StoreUnavailable
+from proxy.logs import Line
+from proxy.store.rows import AccountState, CredentialState, Standing
+
+logger = logging.getLogger("gatepost.sessions")
+
+WATCH_INTERVAL_S = 0.25  # revocation must be felt within a second
+EXPIRY_INTERVAL_S = 15.0  # expiry within 30 s
+QUIET_S = 2.0  # a draining session without a byte for so long is between two commands, not amid one
+
+
+class End(Enum):
+    """Why a session ended."""
+
+    CLIENT_LEFT = "client_left"
+    UPSTREAM_LEFT = "upstream_left"
+    IDLE = "idle"
+    REVOKED = "revoked"  # revoked, suspended, expired, account disabled or removed
+    DRAINED = "drained"
+    DEADLINE = "drain_deadline"
+
+
+class Relay(Protocol):
+    """What the registry needs of a running relay (edge/relay)."""
+
+    @property
+    def last_byte_at(self) -> float: ...
+
+    def end(self, why: End) -> None: ...
+
+
+@dataclass(slots=True, eq=False)
+class Session:
+    """A login that was let in. `revision` is the store's revision that its row was read at."""
+
+    id: str
+    account_id: int
+    email: str
+    credential_id: int
+    public_id: str
+    name: str
+    secret_id: int
+    generation: int
+    revision: int
+    protocol: str
+    upstream: str
+    peer: str
+    client: str
+    since: datetime = field(default_factory=lambda: datetime.now(UTC))
+    relay: Relay | None = None
+    ending: End | None = None
+
+    def end(self, why: End) -> None:
+        """End it now, or as soon as its relay starts."""
+        self.ending = self.ending or why
+        if self.relay is not None:
+            self.relay.end(why)
+
+
+class Registry:
+    """All live sessions of this process. Owned by build(); its watcher is a task of serve."""
+
+    def __init__(
+        self,
+        *,
+        read_revision: Callable[[], Awaitable[int]],
+        read_standings: Callable[[list[int]], Awaitable[Mapping[int, Standing]]],
+    ) -> None:
+        """The two functions read the store; both raise StoreUnavailable.
+
+        read_standings      secret ids to their standings; an id that is gone is missing from the answer
+        """
+        self._read_revision = read_revision
+        self._read_standings = read_standings
+        self._sessions: dict[str, Session] = {}
+        self._checked_revision = -1
+        self._has_stale = False
+        self._emptied = asyncio.Event()
+        self._emptied.set()
+
+    def __len__(self) -> int:
+        return len(self._sessions)
+
+    def __iter__(self) -> Iterator[Session]:
+        return iter(tuple(self._sessions.values()))
+
+    def admit(self, session: Session) -> None:
+        self._sessions[session.id] = session
+        self._emptied.clear()
+        # Its row was read before the watcher's last look: a revocation between the two would go unseen.
+        self._has_stale |= session.revision < self._checked_revision
+
+    def remove(self, session: Session) -> None:
+        self._sessions.pop(session.id, None)
+        if not self._sessions:
+            self._emptied.set()
+
+    async def watch(self) -> None:
+        """Run until cancelled: end what is no longer allowed. A store that is down ends nothing."""
+        loop = asyncio.get_running_loop()
+        next_expiry = loop.time() + EXPIRY_INTERVAL_S
+        is_store_down = False
+        while True:
+            await asyncio.sleep(WATCH_INTERVAL_S)
+            try:
+                revision = await self._read_revision()
+                is_expiry_due = loop.time() >= next_expiry
+                if revision != self._checked_revision or self._has_stale or is_expiry_due:
+                    self._has_stale = False
+                    await self._compare()
+                    self._checked_revision = revision
+                    if is_expiry_due:
+                        next_expiry = loop.time() + EXPIRY_INTERVAL_S
+            except StoreUnavailable as error:
+                if not is_store_down:
+                    logger.warning("%s", Line("store_down", error=str(error)))
+                is_store_down, self._has_stale = True, True
+            else:
+                if is_store_down:
+                    logger.warning("%s", Line("store_back"))
+                is_store_down = False
+
+    async def _compare(self) -> None:
+        sessions = tuple(self._sessions.values())
+        if not sessions:
+            return
+        standings = await self._read_standings(sorted({session.secret_id for session in sessions}))
+        now = datetime.now(UTC)
+        for session in sessions:
+            if not _may_go_on(session, standings.get(session.secret_id), now):
+                session.end(End.REVOKED)
+
+    async def drain(self, deadline: float) -> None:
+        """End sessions as they fall quiet, the rest at `deadline` (loop time); returns when all are gone."""
+        loop = asyncio.get_running_loop()
+        while self._sessions:
+            now = loop.time()
+            is_late = now >= deadline
+            for session in tuple(self._sessions.values()):
+                if is_late or session.relay is None or now - session.relay.last_byte_at >= QUIET_S:
+                    session.end(End.DEADLINE if is_late else End.DRAINED)
+            with contextlib.suppress(TimeoutError):
+                # A late relay aborts its legs within a second; two are enough for anything.
+                await asyncio.wait_for(self._emptied.wait(), timeout=2.0 if is_late else 0.25)
+            if is_late:
+                return
+
+    def end_idle(self, limits_s: Mapping[str, float]) -> None:
+        """End sessions without a byte either way for longer than their protocol's limit."""
+        now = asyncio.get_running_loop().time()
+        for session in tuple(self._sessions.values()):
+            if session.relay is not None and now - session.relay.last_byte_at > limits_s[session.protocol]:
+                session.end(End.IDLE)
+
+
+def _may_go_on(session: Session, standing: Standing | None, now: datetime) -> bool:
+    return (
+        standing is not None
+        and standing.account_state is AccountState.ACTIVE
+        and standing.state is CredentialState.ACTIVE
+        and standing.generation == session.generation
+        and (standing.expires is None or standing.expires > now)
+        and (standing.secret_valid_until is None or standing.secret_valid_until > now)
+    )
