@@ -1,4 +1,4 @@
-"""What each upstream offers, as last learned: from the store at the start, by probes, and by every login."""
+"""What each upstream offers: as its preset says, then as learned from the store, by probes, and by every login."""
 
 from __future__ import annotations
 
@@ -25,6 +25,7 @@ class Extensions:
     def __init__(self, store: Store, pool: StorePool) -> None:
         self._store = store
         self._pool = pool
+        self._assumed: dict[tuple[str, Protocol], tuple[str, ...]] = {}  # until it is learned for the first time
         self._learned: dict[tuple[str, Protocol], tuple[str, ...]] = {}
         self._offers: dict[ListenConfig, tuple[str, ...]] = {}
         self._writes: set[asyncio.Task[None]] = set()
@@ -33,15 +34,18 @@ class Extensions:
         """Read what the store remembers. Raises StoreUnavailable."""
         for upstream in upstreams.values():
             for protocol in PROTOCOLS:
+                if upstream.extensions(protocol):
+                    self._assumed[upstream.name, protocol] = upstream.extensions(protocol)
                 known = await self._pool.run(self._store.extensions, upstream.name, protocol)
                 if known is not None and upstream.endpoint(protocol) is not None:
                     self._learned[upstream.name, protocol] = known
 
     def offered(self, listener: ListenConfig) -> tuple[str, ...]:
-        """What all upstreams behind the listener have; nothing while one of them was never reached."""
+        """What all upstreams behind the listener have; nothing while one of them is unknown."""
         offer = self._offers.get(listener)
         if offer is None:
-            lists = [self._learned.get((name, listener.protocol)) for name in listener.upstreams]
+            keys = [(name, listener.protocol) for name in listener.upstreams]
+            lists = [self._learned.get(key, self._assumed.get(key)) for key in keys]
             known = [one for one in lists if one is not None]
             common = common_imap if listener.protocol == "imap" else common_esmtp
             offer = common(known) if len(known) == len(lists) else ()

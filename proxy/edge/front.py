@@ -83,13 +83,12 @@ class Visit:
         if passage.connection.extensions is not None:
             self._house.learn(passage.session.upstream, self.listener.protocol, passage.connection.extensions)
         relay = Relay(passage.session, on_end=self._session_ended, keep=keep)
-        client.pause_reading()  # until the upstream leg stands; its front may have paused it already
+        client.pause_reading()  # until start(); its front may have paused it already
         client.set_protocol(relay.client)
         relay.client.connection_made(client)
         passage.connection.hand_over(relay.upstream)
         if leftover:
             relay.client.data_received(leftover)
-        client.resume_reading()
         relay.start()
 
     def abandon(self, passage: Passage[Connection]) -> None:

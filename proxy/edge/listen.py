@@ -17,6 +17,7 @@ from typing import cast
 from proxy.config import ListenConfig, Tls
 from proxy.edge.front import PRE_LOGIN_S, House, Visit
 from proxy.edge.guests import Front
+from proxy.edge.relay import FLUSH_S
 from proxy.errors import ConfigError
 from proxy.logs import Line
 from proxy.wire.addresses import normal_address
@@ -26,7 +27,8 @@ logger = logging.getLogger("gatepost.edge")
 BACKLOG = 4096  # a thousand clients come back in the same instant after a power cut; the kernel caps it at somaxconn
 ACCEPTS_PER_TURN = 64  # then the loop serves those already here
 NO_ROOM_PAUSE_S = 0.25
-TLS_SHUTDOWN_S = 2.0
+# Counted from close(), so the time for what is still to be sent is in it. Every close has a shorter deadline of its own.
+TLS_SHUTDOWN_S = FLUSH_S
 KEEPALIVE_IDLE_S = 300  # below the usual NAT timeouts, so that dead peers of idle sessions are noticed
 
 _OUT_OF_ROOM = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM})

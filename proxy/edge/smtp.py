@@ -80,7 +80,7 @@ class SmtpFront(SMTP):
     def close(self, answer: Answer) -> None:
         """End the connection before its login, from outside: the answer is said if the client can hear it now.
 
-        A client still in its TLS handshake is greeted with it. Without effect after the login, or a second time.
+        One still in the handshake of implicit TLS is greeted with it. Without effect after the login, or a second time.
         """
         if self._handler_coroutine is None:
             self._is_welcome = False
@@ -170,7 +170,9 @@ class SmtpFront(SMTP):
         self._stop_timer()
         self._lines.close()
         self.transport = None  # ends aiosmtpd's loop
-        self._smtp_methods.clear()  # bound methods, a cycle: without them this object is freed at once
+        # Bound methods, so cycles: without them a session does not keep its front until the next collection.
+        self._smtp_methods = {}
+        self._client_connected_cb = None
 
     def _stop_timer(self) -> None:
         if self._timeout_handle is not None:
@@ -283,8 +285,8 @@ class SmtpFront(SMTP):
         elif context is None:
             await self.push(say.NO_TLS)
         else:
-            # A quick client's ClientHello may come before push() returns. Unread it waits for TLS, else it is thrown away
-            # with what came in clear, and the handshake hangs. start_tls() resumes.
+            # A quick client's ClientHello comes before push() returns: it has to wait unread for start_tls(), which
+            # resumes, or it would be thrown away with what came in clear.
             self._client.pause_reading()
             await self.push(say.READY_FOR_TLS)
             await self._shake_hands(context)

@@ -12,7 +12,7 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from typing import TypeVar
 
-from proxy.config import Endpoint, Protocol, UpstreamConfig
+from proxy.config import Endpoint, Mechanism, Protocol, UpstreamConfig
 from proxy.edge import upstream_imap, upstream_smtp
 from proxy.edge.tls import client_context
 from proxy.edge.upstream_leg import Connection, Leg
@@ -30,9 +30,9 @@ T = TypeVar("T")
 class Face:
     """What this module asks of a protocol: each on an open leg, in the clear, each raises UpstreamError."""
 
-    login: Callable[[Leg, Endpoint, ssl.SSLContext, UpstreamCredential], Awaitable[Connection]]
+    login: Callable[[Leg, Endpoint, ssl.SSLContext, UpstreamCredential, Mechanism], Awaitable[Connection]]
     offers: Callable[[Leg, Endpoint, ssl.SSLContext], Awaitable[tuple[str, ...]]]
-    objection: Callable[[Leg, Endpoint, ssl.SSLContext, UpstreamCredential], Awaitable[str]]
+    objection: Callable[[Leg, Endpoint, ssl.SSLContext, UpstreamCredential, Mechanism], Awaitable[str]]
     farewell: bytes
 
 
@@ -52,7 +52,10 @@ async def dial(
     """
     face = _FACES[protocol]
     _, connection = await _within(
-        deadline_s, upstream, protocol, lambda leg, end, context: face.login(leg, end, context, credential)
+        deadline_s,
+        upstream,
+        protocol,
+        lambda leg, end, context: face.login(leg, end, context, credential, upstream.mechanism),
     )
     return connection
 
@@ -75,7 +78,10 @@ async def examine(
     """
     face = _FACES[protocol]
     leg, objection = await _within(
-        deadline_s, upstream, protocol, lambda leg, end, context: face.objection(leg, end, context, credential)
+        deadline_s,
+        upstream,
+        protocol,
+        lambda leg, end, context: face.objection(leg, end, context, credential, upstream.mechanism),
     )
     await _part(leg, face.farewell)
     return objection

@@ -13,15 +13,14 @@ import base64
 import logging
 import re
 import ssl
-from typing import Literal
 
 from aioimaplib.aioimaplib import AUTH, NONAUTH, AioImapException, Command, IMAP4ClientProtocol
 
-from proxy.config import Endpoint, Tls
+from proxy.config import Endpoint, Mechanism, Tls
 from proxy.edge.upstream_leg import Connection, Leg
 from proxy.errors import ProtocolError, UpstreamError, UpstreamFault
 from proxy.wire.said import fault_in_words, plain_text, printable, secret_forms
-from proxy.wire.sasl import Bearer, UpstreamCredential, client_response, error_reply
+from proxy.wire.sasl import Bearer, ClientMechanism, UpstreamCredential, client_response, error_reply, token_mechanism
 from proxy.wire.smtp import decode_challenge
 
 FAREWELL = b"ZZ9 LOGOUT\r\n"  # aioimaplib's tags hold A to P only
@@ -33,18 +32,17 @@ _CAPABILITY_CODE = re.compile(rb"[^ ]+ OK \[CAPABILITY ([^\]]*)\]", re.IGNORECAS
 _CAPABILITY_LINE = re.compile(rb"\* CAPABILITY (.*)", re.IGNORECASE | re.DOTALL)
 _LITERAL = re.compile(rb"\{\d+\+?\}$")
 
-Mechanism = Literal["XOAUTH2", "OAUTHBEARER", "PLAIN"]
-
-
 # aioimaplib logs the base64 of tokens and escaped passwords. A filter holds at every log level.
 logging.getLogger("aioimaplib.aioimaplib").addFilter(lambda _record: False)
 
 
-async def login(leg: Leg, endpoint: Endpoint, context: ssl.SSLContext, credential: UpstreamCredential) -> Connection:
+async def login(
+    leg: Leg, endpoint: Endpoint, context: ssl.SSLContext, credential: UpstreamCredential, preferred: Mechanism
+) -> Connection:
     """Log in on an open leg. Raises UpstreamError."""
     session = ImapSession(leg, endpoint)
     await session.begin(context)
-    ok_rest = await session.log_in(credential)
+    ok_rest = await session.log_in(credential, preferred)
     untagged = b"".join(line + b"\r\n" for line in session.untagged)
     return Connection(untagged, ok_rest, session.told_capabilities(), leg)
 
@@ -56,11 +54,13 @@ async def offers(leg: Leg, endpoint: Endpoint, context: ssl.SSLContext) -> tuple
     return session.offered
 
 
-async def objection(leg: Leg, endpoint: Endpoint, context: ssl.SSLContext, credential: UpstreamCredential) -> str:
+async def objection(
+    leg: Leg, endpoint: Endpoint, context: ssl.SSLContext, credential: UpstreamCredential, preferred: Mechanism
+) -> str:
     """Log in and open INBOX: "" if it opens, else what the server said. Raises UpstreamError if the login fails."""
     session = ImapSession(leg, endpoint)
     await session.begin(context)
-    await session.log_in(credential)
+    await session.log_in(credential, preferred)
     # EXAMINE asks what SELECT asks and leaves the mailbox's \Recent flags alone (RFC 9051 6.3.3).
     status, line = await session.run("EXAMINE", "INBOX")
     return "" if status == "OK" else printable(line.partition(b" ")[2])
@@ -94,13 +94,14 @@ class ImapSession(IMAP4ClientProtocol):  # type: ignore[misc]  # aioimaplib has 
             await self._start_tls(context)
         await self._learn()
 
-    async def log_in(self, credential: UpstreamCredential) -> bytes:
+    async def log_in(self, credential: UpstreamCredential, preferred: Mechanism) -> bytes:
         """Authenticate. What follows the tagged OK goes back to the leg, unread.
 
+        preferred   for a token; see sasl.token_mechanism
         returns the tagged OK from behind its tag to CRLF, raw
         raises  UpstreamError
         """
-        mechanism = self._choose(credential)
+        mechanism = self._choose(credential, preferred)
         try:
             message = client_response(mechanism or "PLAIN", credential, self._endpoint.host, self._endpoint.port)
         except ProtocolError as error:
@@ -242,13 +243,12 @@ class ImapSession(IMAP4ClientProtocol):  # type: ignore[misc]  # aioimaplib has 
         self.untagged.clear()
         self._last_line = b""
 
-    def _choose(self, credential: UpstreamCredential) -> Mechanism | None:
+    def _choose(self, credential: UpstreamCredential, preferred: Mechanism) -> ClientMechanism | None:
         """The mechanism to use; None is the LOGIN command."""
         if isinstance(credential, Bearer):
-            if "AUTH=XOAUTH2" in self.offered:
-                return "XOAUTH2"
-            if "AUTH=OAUTHBEARER" in self.offered:
-                return "OAUTHBEARER"
+            offered = {word.removeprefix("AUTH=") for word in self.offered if word.startswith("AUTH=")}
+            if mechanism := token_mechanism(offered, preferred):
+                return mechanism
             raise UpstreamError(UpstreamFault.PROTOCOL_OFF, "the server offers neither XOAUTH2 nor OAUTHBEARER")
         if "AUTH=PLAIN" in self.offered:
             return "PLAIN"

@@ -67,6 +67,8 @@ class Leg(asyncio.Protocol):
         """
         if self._held:
             raise UpstreamError(UpstreamFault.UNTRUSTED, "bytes before the TLS handshake")
+        if self._is_over or self._connected().is_closing():  # else uvloop 0.23 tells the loop's exception handler too
+            raise self._end()
         try:
             # start_tls takes the clear transport from this protocol before it first waits: from here on
             # data_received() is given what TLS protects, perhaps before start_tls returns.

@@ -6,7 +6,7 @@ import re
 import socket
 import ssl
 
-from proxy.config import Endpoint, Tls
+from proxy.config import Endpoint, Mechanism, Tls
 from proxy.edge.upstream_leg import Connection, Leg
 from proxy.wire.actions import Send, StartTls
 from proxy.wire.sasl import UpstreamCredential
@@ -17,9 +17,11 @@ FAREWELL = b"QUIT\r\n"
 _DOMAIN = re.compile(r"(?=.{4,253}$)[A-Za-z0-9-]{1,63}(\.[A-Za-z0-9-]{1,63})+")
 
 
-async def login(leg: Leg, endpoint: Endpoint, context: ssl.SSLContext, credential: UpstreamCredential) -> Connection:
+async def login(
+    leg: Leg, endpoint: Endpoint, context: ssl.SSLContext, credential: UpstreamCredential, preferred: Mechanism
+) -> Connection:
     """Log in on an open leg. Raises UpstreamError."""
-    done = await _talk(leg, endpoint, context, credential)
+    done = await _talk(leg, endpoint, context, credential, preferred)
     return Connection(b"", b"", done.extensions, leg)
 
 
@@ -28,9 +30,11 @@ async def offers(leg: Leg, endpoint: Endpoint, context: ssl.SSLContext) -> tuple
     return (await _talk(leg, endpoint, context, None)).extensions
 
 
-async def objection(leg: Leg, endpoint: Endpoint, context: ssl.SSLContext, credential: UpstreamCredential) -> str:
+async def objection(
+    leg: Leg, endpoint: Endpoint, context: ssl.SSLContext, credential: UpstreamCredential, preferred: Mechanism
+) -> str:
     """Log in, then EHLO: "" if the server is content, else what it said. Raises UpstreamError if the login fails."""
-    return (await _talk(leg, endpoint, context, credential, examine=True)).objection
+    return (await _talk(leg, endpoint, context, credential, preferred, examine=True)).objection
 
 
 async def _talk(
@@ -38,6 +42,7 @@ async def _talk(
     endpoint: Endpoint,
     context: ssl.SSLContext,
     credential: UpstreamCredential | None,
+    preferred: Mechanism = "",
     *,
     examine: bool = False,
 ) -> Done:
@@ -51,6 +56,7 @@ async def _talk(
         starttls=is_clear,
         credential=credential,
         examine=examine,
+        preferred=preferred,
     )
     while True:
         actions = machine.receive(await leg.receive())
