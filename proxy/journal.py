@@ -38,6 +38,9 @@ class Journal:
         batch, self._pending = self._pending, {}
         try:
             await self._write([Use(credential_id, use) for credential_id, use in batch.items()])
-        except StoreUnavailable as error:
+        except BaseException as error:
+            # Also when cancelled: a use that is written twice does no harm.
             self._pending = batch | self._pending
+            if not isinstance(error, StoreUnavailable):
+                raise
             logger.info("%s", Line("last_used_delayed", error=str(error), pending=len(self._pending)))

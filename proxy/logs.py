@@ -60,9 +60,10 @@ class JsonFormat(logging.Formatter):
 
     def format(self, record: logging.LogRecord) -> str:
         data: dict[str, Field] = {"time": _moment(record), "level": record.levelname.lower(), "logger": record.name}
-        if isinstance(record.msg, Line):
-            data["event"] = record.msg.event
-            data.update(record.msg.fields)
+        line = _line_of(record)
+        if line is not None:
+            data["event"] = line.event
+            data.update(line.fields)
         else:
             data["message"] = record.getMessage()
         if record.exc_info:
@@ -70,26 +71,37 @@ class JsonFormat(logging.Formatter):
         return json.dumps(data)
 
 
+def _line_of(record: logging.LogRecord) -> Line | None:
+    """The Line of a record that was logged as `logger.info("%s", Line(...))`."""
+    args = record.args
+    if record.msg == "%s" and isinstance(args, tuple) and len(args) == 1 and isinstance(args[0], Line):
+        return args[0]
+    return None
+
+
 def _moment(record: logging.LogRecord) -> str:
     return datetime.fromtimestamp(record.created, UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
 
 
 class _OurOwnOnly(logging.Filter):
-    """Lets a library's warnings through and nothing below, at whatever level its logger is set."""
+    """Lets a library's warnings through and nothing below, at whatever level its loggers are set."""
 
     def filter(self, record: logging.LogRecord) -> bool:
-        return record.levelno >= logging.WARNING
+        return record.levelno >= logging.WARNING or not _is_within(record.name, TALKATIVE)
+
+
+def _is_within(name: str, loggers: tuple[str, ...]) -> bool:
+    return any(name == one or name.startswith(f"{one}.") for one in loggers)
 
 
 def configure(level: Literal["debug", "info", "warning"], form: Literal["text", "json"], *, is_journal: bool) -> None:
     """Send everything to standard error. Debug is the protocol without secrets, never a library's own debug."""
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(JsonFormat() if form == "json" else TextFormat(is_journal=is_journal))
+    # On the handler: a logger's own filter does not see what its children log.
+    handler.addFilter(_OurOwnOnly())
     root = logging.getLogger()
     root.handlers[:] = [handler]
     root.setLevel(level.upper())
-    quiet = _OurOwnOnly()
     for name in TALKATIVE:
-        logger = logging.getLogger(name)
-        logger.setLevel(logging.WARNING)
-        logger.addFilter(quiet)
+        logging.getLogger(name).setLevel(logging.WARNING)  # spares them the rendering

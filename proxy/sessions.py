@@ -68,8 +68,10 @@ class Session:
     ending: End | None = None
 
     def end(self, why: End) -> None:
-        """End it now, or as soon as its relay starts."""
-        self.ending = self.ending or why
+        """End it now, or as soon as its relay starts. Told once: each telling would put off the relay's deadline."""
+        if self.ending is not None:
+            return
+        self.ending = why
         if self.relay is not None:
             self.relay.end(why)
 
@@ -82,6 +84,7 @@ class Registry:
         *,
         read_revision: Callable[[], Awaitable[int]],
         read_standings: Callable[[list[int]], Awaitable[Mapping[int, Standing]]],
+        watch_interval_s: float = WATCH_INTERVAL_S,
     ) -> None:
         """The two functions read the store; both raise StoreUnavailable.
 
@@ -89,6 +92,7 @@ class Registry:
         """
         self._read_revision = read_revision
         self._read_standings = read_standings
+        self._watch_interval_s = watch_interval_s
         self._sessions: dict[str, Session] = {}
         self._checked_revision = -1
         self._has_stale = False
@@ -118,14 +122,14 @@ class Registry:
         next_expiry = loop.time() + EXPIRY_INTERVAL_S
         is_store_down = False
         while True:
-            await asyncio.sleep(WATCH_INTERVAL_S)
+            await asyncio.sleep(self._watch_interval_s)
             try:
                 revision = await self._read_revision()
                 is_expiry_due = loop.time() >= next_expiry
                 if revision != self._checked_revision or self._has_stale or is_expiry_due:
-                    self._has_stale = False
+                    # Both before the comparison: who is admitted during it is not among those compared.
+                    self._has_stale, self._checked_revision = False, revision
                     await self._compare()
-                    self._checked_revision = revision
                     if is_expiry_due:
                         next_expiry = loop.time() + EXPIRY_INTERVAL_S
             except StoreUnavailable as error:

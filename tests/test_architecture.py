@@ -25,12 +25,15 @@ FLOORS = {
     "proxy.login_rules": 3,
     "proxy.oauth": 3,
     "proxy.throttle": 3,
+    "proxy.unlocking": 3,
     "proxy.admin": 3,
     "proxy.sessions": 3,
     "proxy.journal": 3,
     "proxy.edge": 4,
     "proxy.serve": 5,
     "proxy.doctor": 5,
+    "proxy.connect": 5,
+    "proxy.loopback": 5,
     "proxy.cli": 5,
     "proxy.__main__": 5,
 }
@@ -41,7 +44,8 @@ SOLE_IMPORTERS = {
     "cryptography": ("proxy.vault",),
     "sqlalchemy": ("proxy.store",),
     "alembic": ("proxy.store",),
-    "httpx2": ("proxy.oauth",),
+    "httpx2": ("proxy.oauth.exchange",),
+    "joserfc": ("proxy.oauth.jwts",),
 }
 MAY_REVEAL = ("proxy.vault", "proxy.oauth", "proxy.wire.sasl")
 SANS_IO_FORBIDS = {"asyncio", "socket", "time", "datetime", "logging", "threading", "os"}
@@ -121,6 +125,7 @@ def test_shells_call_admin_and_serve_only() -> None:
                 "proxy.secret",
                 "proxy.serve",
                 "proxy.doctor",
+                "proxy.connect",
             )
             assert all(stands_in(name, (*allowed, "proxy.store.rows")) for name in reached), (module, reached)
 

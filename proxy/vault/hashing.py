@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import secrets
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -16,10 +17,25 @@ from typing import TypeVar
 
 from argon2 import PasswordHasher
 from argon2.exceptions import InvalidHashError, VerificationError
+from argon2.low_level import Type, hash_secret_raw
 
 from proxy.vault.apppassword import AppPassword
 
 T = TypeVar("T")
+
+STRETCHED_BYTES = 32
+SALT_BYTES = 16  # RFC 9106 3.1
+_STRETCH = b"gatepost app key 1\n"  # what is stretched is never what is verified, whatever the salts
+
+
+@dataclass(frozen=True, slots=True)
+class Stretch:
+    """How a key is made of an app password: argon2id with these parameters and this salt."""
+
+    salt: bytes
+    memory_kib: int
+    time: int
+    lanes: int
 
 
 class Hasher:
@@ -37,6 +53,23 @@ class Hasher:
             return self._argon2.verify(phc, password.whole.reveal())
         except (VerificationError, InvalidHashError):
             return False
+
+    def new_stretch(self) -> Stretch:
+        """With a salt of its own, and this installation's parameters."""
+        ours = self._argon2
+        return Stretch(secrets.token_bytes(SALT_BYTES), ours.memory_cost, ours.time_cost, ours.parallelism)
+
+    def stretched(self, stretch: Stretch, password: AppPassword) -> bytes:
+        """The key of STRETCHED_BYTES that this password makes: as much work as a verify."""
+        return hash_secret_raw(
+            _STRETCH + password.whole.reveal().encode(),
+            stretch.salt,
+            time_cost=stretch.time,
+            memory_cost=stretch.memory_kib,
+            parallelism=stretch.lanes,
+            hash_len=STRETCHED_BYTES,
+            type=Type.ID,
+        )
 
     def is_outdated(self, phc: str) -> bool:
         """Whether the string was made with weaker parameters than ours; stronger ones are left as they are."""
@@ -99,6 +132,9 @@ class HashPool:
 
     async def verify(self, ticket: Ticket, phc: str, password: AppPassword) -> bool:
         return await self._compute(ticket.lane, lambda: self.hasher.verify(phc, password))
+
+    async def stretched(self, ticket: Ticket, stretch: Stretch, password: AppPassword) -> bytes:
+        return await self._compute(ticket.lane, lambda: self.hasher.stretched(stretch, password))
 
     async def hash(self, password: AppPassword) -> str:
         return await self._compute(Lane.STRANGERS, lambda: self.hasher.hash(password))

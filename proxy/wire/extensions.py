@@ -26,20 +26,21 @@ ESMTP_ALLOWED = frozenset(
 
 def common_imap(lists: Sequence[Sequence[str]]) -> tuple[str, ...]:
     """The IMAP capabilities that every list has, in the first list's order and spelling."""
-    if not lists:
-        return ()
-    shared = set.intersection(*({name.upper() for name in one} for one in lists))
-    return tuple(name for name in lists[0] if name.upper() in shared and _is_allowed_imap(name.upper()))
+    return tuple(name for upper, name in _shared(lists).items() if _is_allowed_imap(upper))
 
 
 def common_esmtp(lists: Sequence[Sequence[str]]) -> tuple[str, ...]:
     """The EHLO lines that every list has, keyword and parameters alike; of SIZE the smallest (RFC 1870 4)."""
-    if not lists:
-        return ()
-    shared = set.intersection(*({line.upper() for line in one} for one in lists))
-    common = [line for line in lists[0] if line.upper() in shared and line.upper().split()[0] in ESMTP_ALLOWED]
+    common = [line for upper, line in _shared(lists).items() if upper.split()[0] in ESMTP_ALLOWED]
     size = _smallest_size(lists)
     return (*common, size) if size else tuple(common)
+
+
+def _shared(lists: Sequence[Sequence[str]]) -> dict[str, str]:
+    """What every list has, upper-cased, and as the first list spells it; blank lines are nothing."""
+    first = {text.upper(): text for text in reversed(lists[0]) if text.strip()} if lists else {}
+    others = [{text.upper() for text in one} for one in lists[1:]]
+    return {upper: first[upper] for upper in reversed(first) if all(upper in one for one in others)}
 
 
 def _is_allowed_imap(name: str) -> bool:
@@ -48,7 +49,9 @@ def _is_allowed_imap(name: str) -> bool:
 
 
 def _smallest_size(lists: Sequence[Sequence[str]]) -> str | None:
-    """None if an upstream does not declare SIZE; "SIZE" alone, or 0, declares no limit."""
+    """None if there is none that every upstream declares; "SIZE" alone, or 0, declares no limit."""
+    if not lists:
+        return None
     sizes: list[int] = []
     for lines in lists:
         words = next((line.upper().split() for line in lines if line.upper().split()[:1] == ["SIZE"]), None)

@@ -8,10 +8,11 @@ from __future__ import annotations
 import base64
 import binascii
 import unicodedata
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Container, Mapping
 from dataclasses import dataclass
 from typing import Literal, Protocol
 
+from proxy.config import Mechanism
 from proxy.errors import ProtocolError
 from proxy.secret import Secret
 
@@ -19,6 +20,9 @@ MAX_SASL_BYTES = 12_288  # RFC 4954 4 asks for lines of this length; a Kerberos 
 SERVER_MECHANISMS = ("PLAIN", "LOGIN")
 
 ClientMechanism = Literal["XOAUTH2", "OAUTHBEARER", "PLAIN"]
+TokenMechanism = Literal["XOAUTH2", "OAUTHBEARER"]
+
+_TOKEN_MECHANISMS: tuple[TokenMechanism, ...] = ("XOAUTH2", "OAUTHBEARER")
 
 
 @dataclass(frozen=True, slots=True)
@@ -138,6 +142,20 @@ def decode_base64(line: bytes) -> bytes:
         return base64.b64decode(line, validate=True)
     except binascii.Error:
         raise ProtocolError("invalid base64") from None
+
+
+def token_mechanism(offered: Container[str], preferred: Mechanism) -> TokenMechanism | None:
+    """How to send a token: XOAUTH2 before OAUTHBEARER, as more servers have it well tested.
+
+    offered     names of mechanisms in capitals
+    preferred   comes first, and is used even where neither is offered; "" is no preference
+    returns     None: neither is offered
+    """
+    order: tuple[TokenMechanism, ...] = (preferred,) if preferred else ()
+    for mechanism in (*order, *_TOKEN_MECHANISMS):
+        if mechanism in offered:
+            return mechanism
+    return preferred or None
 
 
 def client_response(mechanism: ClientMechanism, credential: UpstreamCredential, host: str, port: int) -> bytes:

@@ -13,10 +13,11 @@ from dataclasses import dataclass
 from enum import Enum, auto
 from typing import Literal
 
+from proxy.config import Mechanism as PreferredMechanism
 from proxy.errors import ProtocolError, UpstreamError, UpstreamFault
 from proxy.wire.actions import Send, StartTls
 from proxy.wire.said import fault_in_words, plain_text, printable, secret_forms
-from proxy.wire.sasl import Bearer, UpstreamCredential, client_response, error_reply
+from proxy.wire.sasl import Bearer, UpstreamCredential, client_response, error_reply, token_mechanism
 
 MAX_LINE_BYTES = 2_048  # RFC 5321 4.5.3.1.5 says 512; challenges of OAuth2 and some EHLO lines are longer
 MAX_REPLY_LINES = 128  # no server is known to have 50 extensions
@@ -80,6 +81,7 @@ class SmtpLogin:
         starttls: bool,
         credential: UpstreamCredential | None,
         examine: bool = False,
+        preferred: PreferredMechanism = "",
     ) -> None:
         """Begin at the server's greeting.
 
@@ -87,6 +89,7 @@ class SmtpLogin:
         starttls    the connection is clear and has to be secured; False: TLS is on already
         credential  None: finish after EHLO
         examine     after AUTH send EHLO once more, and finish with its answer
+        preferred   for a token; see sasl.token_mechanism
         """
         self._host = host
         self._port = port
@@ -94,6 +97,7 @@ class SmtpLogin:
         self._starttls = starttls
         self._credential = credential
         self._examine = examine
+        self._preferred = preferred
         self._state = State.GREETING
         self._buffer = bytearray()
         self._lines: list[bytes] = []
@@ -184,7 +188,7 @@ class SmtpLogin:
         return tuple(plain_text(line) for line in reply.lines[1:])
 
     def _begin_auth(self, credential: UpstreamCredential) -> Send:
-        mechanism = choose_mechanism(self._extensions, credential)
+        mechanism = choose_mechanism(self._extensions, credential, self._preferred)
         try:
             # RFC 4616's message carries what LOGIN asks for one by one.
             sasl: Literal["XOAUTH2", "OAUTHBEARER", "PLAIN"] = "PLAIN" if mechanism == "LOGIN" else mechanism
@@ -247,18 +251,24 @@ class SmtpLogin:
         return UpstreamError(UpstreamFault.GARBAGE, printable(line, self._secrets))
 
 
-def choose_mechanism(extensions: Sequence[str], credential: UpstreamCredential) -> Mechanism:
+def choose_mechanism(
+    extensions: Sequence[str], credential: UpstreamCredential, preferred: PreferredMechanism = ""
+) -> Mechanism:
     """The mechanism for this credential among those of an EHLO list. Raises UpstreamError, PROTOCOL_OFF."""
     offered: set[str] = set()
     for line in extensions:
         words = line.upper().replace("AUTH=", "AUTH ", 1).split()  # "AUTH=" as servers of the 1990s have it
         if words and words[0] == "AUTH":
             offered.update(words[1:])
-    wanted: tuple[Mechanism, ...] = ("XOAUTH2", "OAUTHBEARER") if isinstance(credential, Bearer) else ("PLAIN", "LOGIN")
-    for mechanism in wanted:
-        if mechanism in offered:
+    if isinstance(credential, Bearer):
+        if mechanism := token_mechanism(offered, preferred):
             return mechanism
-    raise UpstreamError(UpstreamFault.PROTOCOL_OFF, f"the server offers neither {wanted[0]} nor {wanted[1]}")
+        raise UpstreamError(UpstreamFault.PROTOCOL_OFF, "the server offers neither XOAUTH2 nor OAUTHBEARER")
+    if "PLAIN" in offered:
+        return "PLAIN"
+    if "LOGIN" in offered:
+        return "LOGIN"
+    raise UpstreamError(UpstreamFault.PROTOCOL_OFF, "the server offers neither PLAIN nor LOGIN")
 
 
 def decode_challenge(text: bytes) -> bytes:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 
 import pytest
 from hypothesis import given, strategies as st
@@ -53,9 +54,7 @@ def bytewise(data: bytes) -> list[bytes]:
 
 @pytest.fixture(params=[whole, bytewise], ids=["whole", "bytewise"])
 def begin(request):
-    def make(
-        credential: UpstreamCredential | None = BEARER, *, starttls: bool = False, examine: bool = False
-    ) -> Story:
+    def make(credential: UpstreamCredential | None = BEARER, *, starttls: bool = False, examine: bool = False) -> Story:
         machine = SmtpLogin(
             host="mx.example.org",
             port=465,
@@ -295,7 +294,9 @@ def test_the_old_form_of_the_auth_list_is_read():
 def test_a_user_that_cannot_be_sent_is_refused(begin):
     story = begin(Bearer("ann\r\nRSET", Secret(TOKEN)))
     story.server("220 mx")
-    assert story.fails("250 AUTH XOAUTH2", "250 x").fault is UpstreamFault.PROTOCOL_OFF  # its first line is no extension
+    assert (
+        story.fails("250 AUTH XOAUTH2", "250 x").fault is UpstreamFault.PROTOCOL_OFF
+    )  # its first line is no extension
     story = begin(Bearer("ann\r\nRSET", Secret(TOKEN)))
     story.server("220 mx")
     assert story.fails("250-mx", "250 AUTH XOAUTH2").fault is UpstreamFault.REFUSED
@@ -337,7 +338,6 @@ def test_the_machine_shows_no_secret(at_auth):
 @given(st.binary(max_size=300), st.booleans())
 def test_any_bytes_end_in_actions_or_an_upstream_error(data, starttls):
     machine = SmtpLogin(host="mx", port=1, ehlo_name="gate", starttls=starttls, credential=BEARER)
-    try:
+    with suppress(UpstreamError):  # nothing else, whatever comes
         machine.receive(b"220 x\r\n" + data)
-    except UpstreamError as error:
-        assert len(error.said) <= 200
+    assert len(machine.said) <= 200
