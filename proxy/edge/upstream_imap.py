@@ -51,7 +51,7 @@ async def offers(leg: Leg, endpoint: Endpoint, context: ssl.SSLContext) -> tuple
     """The capabilities behind TLS, before login. Raises UpstreamError."""
     session = ImapSession(leg, endpoint)
     await session.begin(context)
-    return session.offered
+    return session.told
 
 
 async def objection(
@@ -71,7 +71,8 @@ class ImapSession(IMAP4ClientProtocol):  # type: ignore[misc]  # aioimaplib has 
 
     def __init__(self, leg: Leg, endpoint: Endpoint) -> None:
         super().__init__(asyncio.get_running_loop())
-        self.offered: tuple[str, ...] = ()  # capabilities before login
+        self.told: tuple[str, ...] = ()  # capabilities before login, as sent
+        self.offered: frozenset[str] = frozenset()  # the same in capitals
         self.untagged: list[bytes] = []  # since the last command, without CRLF
         self._leg = leg
         self._endpoint = endpoint
@@ -227,7 +228,8 @@ class ImapSession(IMAP4ClientProtocol):  # type: ignore[misc]  # aioimaplib has 
             told = self.told_capabilities()
             if status != "OK" or told is None:
                 raise self._refusal(UpstreamFault.GARBAGE if status == "OK" else UpstreamFault.UNAVAILABLE)
-        self.offered = tuple(word.upper() for word in told)
+        self.told = told
+        self.offered = frozenset(word.upper() for word in told)
 
     async def _start_tls(self, context: ssl.SSLContext) -> None:
         if "STARTTLS" not in self.offered:
@@ -238,8 +240,7 @@ class ImapSession(IMAP4ClientProtocol):  # type: ignore[misc]  # aioimaplib has 
         if self._buffer:  # RFC 9051 6.2.1, CVE-2011-0411: a man in the middle's answers to what we have not asked yet
             raise UpstreamError(UpstreamFault.UNTRUSTED, "bytes behind the answer to STARTTLS")
         await self._leg.secure(context, self._endpoint.host)
-        # RFC 9051 6.2.1: what was learned in the clear is void.
-        self.offered = ()
+        # RFC 9051 6.2.1: what was learned in the clear is void, so begin() asks again.
         self.untagged.clear()
         self._last_line = b""
 
