@@ -65,6 +65,10 @@ async def check_login(config: Config, email: str) -> list[Finding]:
         if upstream is None:
             remedy = f"add [upstream.{account.upstream}], or remove the account"
             return [Finding(f"login {email}", ok=False, detail="its upstream is not configured", remedy=remedy)]
+        if account.sealed:
+            remedy = "log in with one of them, and look for event=login in the log"
+            detail = "not tried: the account is sealed, and only its app passwords open it"
+            return [Finding(f"login {account.email}", ok=True, detail=detail, remedy=remedy)]
         async with _broker(config, store) as broker:
             return await _log_in(broker, account, upstream)
     finally:

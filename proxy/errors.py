@@ -98,6 +98,10 @@ class StoreError(OperatorError):
     """The store cannot do what was asked: a duplicate, something unknown, a newer schema."""
 
 
+class ConsentError(OperatorError):
+    """A sign-in at an identity provider gave nothing that may be kept; nothing was stored."""
+
+
 class StoreUnavailable(GatepostError):
     """The store did not answer: down, locked, or slower than its deadline."""
 

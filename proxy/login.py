@@ -8,57 +8,39 @@ show in when the answer comes.
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import logging
 import math
-from collections.abc import Awaitable, Callable, Coroutine
+from collections.abc import Callable, Coroutine
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import Generic, NoReturn, Protocol as Interface, TypeVar
+from typing import Generic
 
+from proxy.caps import Caps
 from proxy.config import Protocol, UpstreamConfig
-from proxy.errors import Answer, Refusal, Refused, StoreUnavailable, UpstreamError, UpstreamFault
+from proxy.dialling import C, Dial, Dialler
+from proxy.errors import Answer, Refusal, Refused, StoreUnavailable
 from proxy.journal import Journal
 from proxy.login_rules import Wanted, judge
 from proxy.logs import Line
 from proxy.oauth import TokenBroker
-from proxy.oauth.broker import Held
 from proxy.sessions import Registry, Session
 from proxy.store.pool import StorePool
-from proxy.store.rows import Account, Credential, LastUse, LoginRow, SecretRow, TokenState
+from proxy.store.rows import Account, Credential, LastUse, LoginRow, SecretRow
 from proxy.store.store import Store
 from proxy.throttle import Throttle
+from proxy.unlocking import Unlocker
 from proxy.vault.apppassword import AppPassword, parse
 from proxy.vault.cache import Fingerprints, Verified, VerifyCache
 from proxy.vault.hashing import HashPool, Lane, QueueFull, Ticket
+from proxy.vault.sealed import OpenKey
 from proxy.wire.names import canonical_login
-from proxy.wire.sasl import Bearer, Credentials, Password, UpstreamCredential
+from proxy.wire.sasl import Credentials
 
 logger = logging.getLogger("gatepost.login")
 
 LOGIN_S = 25.0  # from credentials to the answer: 5 s of queue, 10 s for a token, 10 s to dial
 QUEUE_S = 5.0
 GRID_S = 0.5
-REFUSED_REDIAL_S = 300.0  # an upstream that refuses an account's fresh token is asked again after this
-
-_OF_UPSTREAM = {
-    UpstreamFault.UNREACHABLE: Refusal.UPSTREAM_DOWN,
-    UpstreamFault.SILENT: Refusal.UPSTREAM_DOWN,
-    UpstreamFault.GARBAGE: Refusal.UPSTREAM_DOWN,
-    UpstreamFault.UNAVAILABLE: Refusal.UPSTREAM_DOWN,
-    UpstreamFault.UNTRUSTED: Refusal.UPSTREAM_UNTRUSTED,
-    UpstreamFault.BUSY: Refusal.UPSTREAM_BUSY,
-    UpstreamFault.REFUSED: Refusal.UPSTREAM_REFUSES,
-    UpstreamFault.PROTOCOL_OFF: Refusal.UPSTREAM_PROTOCOL_OFF,
-}
-
-
-class Abortable(Interface):
-    def abort(self) -> None: ...
-
-
-C = TypeVar("C", bound=Abortable)
-Dial = Callable[[UpstreamConfig, Protocol, UpstreamCredential], Awaitable[C]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,6 +80,7 @@ class LoginService:
         broker: TokenBroker,
         registry: Registry,
         journal: Journal,
+        caps: Caps,
     ) -> None:
         self._upstreams = upstreams
         self._store = store
@@ -105,11 +88,11 @@ class LoginService:
         self._hashes = hashes
         self._cache = cache
         self._throttle = throttle
-        self._broker = broker
+        self._unlocker = Unlocker(store=store, pool=pool, hashes=hashes, cache=cache, broker=broker, queue_s=QUEUE_S)
         self._registry = registry
         self._journal = journal
+        self._dialler = Dialler(broker=broker, caps=caps, do_later=self._do_later)
         self._fingerprints = Fingerprints()
-        self._redial_at: dict[int, float] = {}
         self._chores: set[asyncio.Task[None]] = set()
 
     async def enter(self, attempt: Attempt, dial: Dial[C]) -> Passage[C]:
@@ -118,7 +101,7 @@ class LoginService:
         dial    opens an authenticated connection upstream; raises UpstreamError
         """
         try:
-            async with asyncio.timeout(LOGIN_S):
+            async with asyncio.timeout_at(attempt.started + LOGIN_S):
                 passage = await self._admit(attempt, dial)
         except Refused as error:
             refused = error
@@ -142,26 +125,34 @@ class LoginService:
             await asyncio.wait(self._chores)
 
     async def _admit(self, attempt: Attempt, dial: Dial[C]) -> Passage[C]:
-        row = await self._verified_row(attempt)
+        login, password = self._read(attempt)
+        row, key = await self._verified_row(attempt, login, password)
         account, credential, secret = row.account, row.credential, row.secret
         assert credential is not None
         assert secret is not None
         upstream = self._upstreams(account.upstream)
         if upstream is None:
-            raise Refused(Refusal.WRONG_LISTENER, "the account's upstream is not configured")
-        connection = await self._dial(attempt, account, upstream, dial)
+            raise Refused(Refusal.WRONG_LISTENER, "the account's upstream is not configured", user=account.email)
+        try:
+            connection, place = await self._dialler.open(account, key, upstream, attempt.protocol, dial)
+        except Refused as refused:
+            refused.user = account.email
+            raise
         session = _session(attempt, account, credential, secret, row.revision)
+        session.on_gone = place.leave
         self._registry.admit(session)
-        self._throttle.record_success(attempt.peer, account.email)
+        # By the name that was typed: before the look-up no other is known.
+        self._throttle.record_success(attempt.peer, login)
         use = LastUse(session.since, attempt.peer, attempt.protocol, attempt.client)
         self._journal.record(credential.id, use)
         return Passage(session, connection)
 
     # -- who is it ---------------------------------------------------------------------------------------------------
 
-    async def _verified_row(self, attempt: Attempt) -> LoginRow:
-        """The row of an app password that was verified and may be used in this way."""
-        login, password = self._read(attempt)
+    async def _verified_row(
+        self, attempt: Attempt, login: str, password: AppPassword
+    ) -> tuple[LoginRow, OpenKey | None]:
+        """The row of an app password that was verified and may be used in this way; and what opens a sealed account."""
         known = self._cache.find(login, password)
         is_regular = self._throttle.is_regular(attempt.peer, login)
         try:
@@ -173,16 +164,16 @@ class LoginService:
         try:
             row, is_confirmed = await self._find(login, password, known)
             await self._verify(row, password, known, ticket)
+            wanted = Wanted(attempt.protocol, attempt.peer, attempt.upstreams, login, _authzid(attempt))
+            if (refusal := judge(row, wanted, datetime.now(UTC))) is not None:
+                raise Refused(refusal, user=row.account.email)
+            key = await self._unlocker.key(row, password, known, ticket)
         finally:
             if ticket is not None:
                 self._hashes.release(ticket)
-        wanted = Wanted(attempt.protocol, attempt.peer, attempt.upstreams, login, _authzid(attempt))
-        refusal = judge(row, wanted, datetime.now(UTC))
-        if refusal is not None:
-            raise Refused(refusal, user=row.account.email)
         if is_confirmed:
-            self._cache.remember(login, password, row)
-        return row
+            self._cache.remember(login, password, row, key)
+        return row, key
 
     async def _verify(
         self, row: LoginRow, password: AppPassword, known: Verified | None, ticket: Ticket | None
@@ -235,66 +226,30 @@ class LoginService:
             self._do_later(self._rehash(secret, password))
 
     async def _rehash(self, secret: SecretRow, password: AppPassword) -> None:
-        phc = await self._hashes.hash(password)
+        try:
+            ticket = self._hashes.reserve(Lane.STRANGERS)
+        except QueueFull:
+            return  # logins come first; the next one of this password leaves it again
+        try:
+            phc = await self._hashes.hash(password)
+        finally:
+            self._hashes.release(ticket)
         await self._pool.run(self._store.replace_phc, secret.id, secret.phc, phc)
 
     def _do_later(self, chore: Coroutine[None, None, None]) -> None:
         """Do what a login leaves behind without making it wait. If the store is down the next login leaves it again."""
 
         async def run() -> None:
-            with contextlib.suppress(StoreUnavailable):
+            try:
                 await chore
+            except StoreUnavailable:
+                pass
+            except Exception:
+                logger.exception("%s", Line("chore_crashed"))
 
         task = asyncio.create_task(run())
         self._chores.add(task)
         task.add_done_callback(self._chores.discard)
-
-    # -- and in ------------------------------------------------------------------------------------------------------
-
-    async def _dial(self, attempt: Attempt, account: Account, upstream: UpstreamConfig, dial: Dial[C]) -> C:
-        self._refuse_if_hopeless(account)
-        try:
-            if upstream.auth == "password":
-                secret = await self._broker.password(account)
-                connection = await dial(upstream, attempt.protocol, Password(account.upstream_user, secret))
-            else:
-                connection = await self._dial_with_token(attempt, account, upstream, dial)
-        except UpstreamError as error:
-            await self._upstream_failed(account, error)
-        if account.token_state is TokenState.UPSTREAM_REFUSES:
-            self._redial_at.pop(account.id, None)
-            # Not awaited: whoever is cancelled here would leave the connection to nobody.
-            self._do_later(self._broker.note_state(account, TokenState.FRESH, ""))
-        return connection
-
-    async def _dial_with_token(self, attempt: Attempt, account: Account, upstream: UpstreamConfig, dial: Dial[C]) -> C:
-        held = await self._broker.token(account, upstream)
-        try:
-            return await dial(upstream, attempt.protocol, _bearer(account, held))
-        except UpstreamError as error:
-            if error.fault is not UpstreamFault.REFUSED:
-                raise
-            renewed = await self._broker.renewed(account, upstream, held)
-            if renewed is None:
-                raise
-        # Outcomes E38: once, on a fresh connection.
-        return await dial(upstream, attempt.protocol, _bearer(account, renewed))
-
-    def _refuse_if_hopeless(self, account: Account) -> None:
-        """To the upstream Gatepost is one address: one dead token must not bring penalties on everyone."""
-        if account.token_state in (TokenState.NEEDS_CONSENT, TokenState.NONE):
-            raise Refused(Refusal.NEEDS_CONSENT, account.token_detail)
-        if account.token_state is TokenState.UPSTREAM_REFUSES:
-            now = asyncio.get_running_loop().time()
-            if now < self._redial_at.get(account.id, 0.0):
-                raise Refused(Refusal.UPSTREAM_REFUSES, account.token_detail)
-            self._redial_at[account.id] = now + REFUSED_REDIAL_S
-
-    async def _upstream_failed(self, account: Account, error: UpstreamError) -> NoReturn:
-        if error.fault is UpstreamFault.REFUSED:
-            self._redial_at[account.id] = asyncio.get_running_loop().time() + REFUSED_REDIAL_S
-            await self._broker.note_state(account, TokenState.UPSTREAM_REFUSES, error.said)
-        raise Refused(_OF_UPSTREAM[error.fault], str(error)) from None
 
     # -- what is told ------------------------------------------------------------------------------------------------
 
@@ -339,10 +294,6 @@ def _authzid(attempt: Attempt) -> str | None:
     if attempt.credentials is None or not attempt.credentials.authzid:
         return ""
     return canonical_login(attempt.credentials.authzid)
-
-
-def _bearer(account: Account, held: Held) -> Bearer:
-    return Bearer(account.upstream_user, held.token)
 
 
 def _session(attempt: Attempt, account: Account, credential: Credential, secret: SecretRow, revision: int) -> Session:

@@ -7,9 +7,21 @@ from dataclasses import dataclass
 from datetime import datetime
 from functools import lru_cache
 
-from proxy.errors import Refusal
+from proxy.errors import Refusal, UpstreamFault
 from proxy.store.rows import AccountState, CredentialState, LoginRow
 from proxy.wire.addresses import normal_address
+
+# What it means for the login that the upstream did not let it in.
+OF_UPSTREAM = {
+    UpstreamFault.UNREACHABLE: Refusal.UPSTREAM_DOWN,
+    UpstreamFault.SILENT: Refusal.UPSTREAM_DOWN,
+    UpstreamFault.GARBAGE: Refusal.UPSTREAM_DOWN,
+    UpstreamFault.UNAVAILABLE: Refusal.UPSTREAM_DOWN,
+    UpstreamFault.UNTRUSTED: Refusal.UPSTREAM_UNTRUSTED,
+    UpstreamFault.BUSY: Refusal.UPSTREAM_BUSY,
+    UpstreamFault.REFUSED: Refusal.UPSTREAM_REFUSES,
+    UpstreamFault.PROTOCOL_OFF: Refusal.UPSTREAM_PROTOCOL_OFF,
+}
 
 _Network = ipaddress.IPv4Network | ipaddress.IPv6Network
 

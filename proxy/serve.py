@@ -193,7 +193,9 @@ def _tls_context(config: Config) -> Callable[[], ssl.SSLContext | None]:
 
 
 def _master(config: Config, store: Store) -> MasterPrivate:
-    master = load_master(config.keys.master.read())
+    source = config.keys.master
+    # `key rotate` changes files; a credential or a variable stays what it was when this process began.
+    master = load_master(source.read(), source.read if source.kind == "file" else None)
     newest = store.masters()[:1]
     if not newest or newest[0].key_id not in master.key_ids:
         raise ConfigError(

@@ -66,6 +66,7 @@ class Session:
     since: datetime = field(default_factory=lambda: datetime.now(UTC))
     relay: Relay | None = None
     ending: End | None = None
+    on_gone: Callable[[], None] = lambda: None  # called when it leaves the registry
 
     def end(self, why: End) -> None:
         """End it now, or as soon as its relay starts. Told once: each telling would put off the relay's deadline."""
@@ -112,7 +113,8 @@ class Registry:
         self._has_stale |= session.revision < self._checked_revision
 
     def remove(self, session: Session) -> None:
-        self._sessions.pop(session.id, None)
+        if self._sessions.pop(session.id, None) is not None:
+            session.on_gone()
         if not self._sessions:
             self._emptied.set()
 

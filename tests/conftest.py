@@ -11,12 +11,14 @@ from tests.gate import Gate
 from tests.lab import Lab
 
 USERS = ("ann@example.test", "bob@example.test", "cy@example.test", "dee@example.test", "eve@example.test")
+# Mailboxes of tests/clients, which gives them accounts of its own making.
+CLIENT_USERS = ("client@example.test", "wrong@example.test")
 _names = count(1)
 
 
 @pytest.fixture(scope="session")
 def lab() -> Iterator[Lab]:
-    with Lab.start(USERS) as lab:
+    with Lab.start(USERS + CLIENT_USERS) as lab:
         yield lab
 
 

@@ -224,7 +224,9 @@ class Gate:
         master = load_master(SecretSource("file", str(key)).read())
         store = Store.open(f"sqlite:///{self.directory / 'gatepost.db'}", migrate=False)
         try:
-            deposits = [store.deposit(account.id, purpose) for account in store.accounts() for purpose in Purpose]
+            # What is sealed opens with app passwords only: there the tests must name their tokens.
+            accounts = [account for account in store.accounts() if not account.sealed]
+            deposits = [store.deposit(account.id, purpose) for account in accounts for purpose in Purpose]
         finally:
             store.close()
         tokens = [unseal(deposit, master).reveal() for deposit in deposits if deposit is not None]

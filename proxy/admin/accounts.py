@@ -21,6 +21,7 @@ class AccountRequest:
     upstream_user: str | None = None
     aliases: tuple[str, ...] = ()
     purpose: Purpose | None = None
+    sealed: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,8 +42,21 @@ def prepare(desk: Desk, request: AccountRequest) -> NewAccount:
     upstream = upstream_named(desk, request.upstream)
     if request.purpose is Purpose.REFRESH_TOKEN and upstream.auth != "oauth2":
         raise OperatorError(f'upstream {upstream.name} has auth = "{upstream.auth}"', "use --password-stdin")
+    if request.purpose is Purpose.REFRESH_TOKEN and is_app_only(upstream):
+        raise OperatorError(f"upstream {upstream.name} gets its tokens itself", "leave --refresh-token-stdin out")
     if request.purpose is Purpose.PASSWORD and upstream.auth != "password":
         raise OperatorError(f'upstream {upstream.name} has auth = "{upstream.auth}"', "use --refresh-token-stdin")
+    if request.sealed and is_app_only(upstream):
+        raise OperatorError(
+            f"upstream {upstream.name} gets its tokens itself: none could be sealed", "leave --sealed out"
+        )
+    if request.sealed and request.purpose is not None:
+        then = "then gatepost create, then gatepost account connect"
+        if upstream.auth == "password":
+            then = "then gatepost create with --sign-in, which asks for it"
+        raise OperatorError(
+            "a sealed account has nobody to seal to before its first app password", f"add it without the secret, {then}"
+        )
     if request.purpose is not None and not desk.store.masters():
         raise StoreError(
             "the store knows no master key", "run gatepost db upgrade as a user who can read [keys] master"
@@ -54,7 +68,7 @@ def prepare(desk: Desk, request: AccountRequest) -> NewAccount:
             what = f"account {name} exists already" if taken.email == name else f"{name} is an alias of {taken.email}"
             raise StoreError(what, f"gatepost account show {taken.email}")
     user = inputs.upstream_user(request.upstream_user) if request.upstream_user is not None else address
-    return NewAccount(address, upstream.name, user, aliases, desk.by)
+    return NewAccount(address, upstream.name, user, aliases, desk.by, request.sealed)
 
 
 def add(desk: Desk, new: NewAccount, purpose: Purpose | None, secret: Secret | None) -> AccountView:
@@ -104,6 +118,11 @@ def find(desk: Desk, name: str) -> Account:
         remedy = inputs.suggestion(wanted, known, otherwise, cutoff=0.9)
         raise StoreError(f"there is no account {inputs.repeated(name)}", remedy)
     return account
+
+
+def is_app_only(upstream: UpstreamConfig) -> bool:
+    """Whether its mailboxes need nothing deposited: Gatepost gets tokens in its own name."""
+    return upstream.oauth2 is not None and upstream.oauth2.grant != "user"
 
 
 def upstream_named(desk: Desk, name: str) -> UpstreamConfig:

@@ -5,6 +5,8 @@ The probes of the upstreams are the edge's; the CLI joins both.
 
 from __future__ import annotations
 
+import functools
+import os
 import ssl
 import stat
 from collections.abc import Callable
@@ -32,7 +34,10 @@ def local(config: Config, now: datetime) -> list[Finding]:
     findings.append(store)
     findings.append(_found("master key", lambda: _master_key(config, masters)))
     for upstream in config.upstreams.values():
-        findings += _upstream(upstream)
+        findings += _upstream(upstream, now)
+    if config.alerts.command:
+        program = Path(config.alerts.command[0])
+        findings.append(_found("alerts command", lambda: _program(program)))
     return findings
 
 
@@ -85,11 +90,7 @@ def _certificate(config: Config, now: datetime) -> _Good:
     assert certificate is not None, "the reader demands it for listeners with TLS"
     assert key is not None, "the reader demands both"
     facts = inspect(certificate, key)
-    if now < facts.not_before:
-        raise OperatorError(f"{certificate} is valid from {facts.not_before:%Y-%m-%d} on", "check this host's clock")
-    if facts.not_after <= now:
-        raise OperatorError(f"{certificate} ended on {facts.not_after:%Y-%m-%d}", "renew it")
-    left = facts.not_after - now
+    left = _left(certificate, facts.not_before, facts.not_after, now)
     detail = f"{', '.join(_printable(name) for name in facts.names) or 'no names'}; {_count(left.days, 'day')} left"
     if left < SOON:
         return _Good(detail, f"renew it before {facts.not_after:%Y-%m-%d}")
@@ -98,6 +99,14 @@ def _certificate(config: Config, now: datetime) -> _Good:
     if not facts.names:
         return _Good(detail, "use a certificate with subjectAltName: mail programs look nowhere else")
     return _Good(f"{detail}, self-signed" if facts.is_self_signed else detail)
+
+
+def _left(certificate: Path, not_before: datetime, not_after: datetime, now: datetime) -> timedelta:
+    if now < not_before:
+        raise OperatorError(f"{certificate} is valid from {not_before:%Y-%m-%d} on", "check this host's clock")
+    if not_after <= now:
+        raise OperatorError(f"{certificate} ended on {not_after:%Y-%m-%d}", "renew it")
+    return not_after - now
 
 
 def _store(config: Config) -> tuple[Finding, list[MasterKey]]:
@@ -138,27 +147,58 @@ def _master_key(config: Config, masters: list[MasterKey]) -> _Good:
             "restore the key file that belongs to this database",
         )
     detail = f"{source} fits the store ({masters[0].key_id})"
+    if len(masters) > 1:
+        return _Good(detail, "run gatepost key rotate: one was interrupted, and the old key is still in use")
     if source.kind == "file" and _is_open_to_others(Path(source.name)):
         return _Good(detail, f"chmod 600 {source.name}: every user of this host can read it")
     return _Good(detail)
 
 
-def _upstream(upstream: UpstreamConfig) -> list[Finding]:
+def _upstream(upstream: UpstreamConfig, now: datetime) -> list[Finding]:
     findings = []
-    secret = upstream.oauth2.client_secret if upstream.oauth2 else None
-    if secret is not None:
-        findings.append(_found(f"upstream {upstream.name} client_secret", lambda: _client_secret(secret)))
+    oauth2 = upstream.oauth2
+    if oauth2 is not None:
+        secrets = {
+            "client_secret": oauth2.client_secret,
+            "client_key": oauth2.client_key,
+            "service_account": oauth2.service_account,
+        }
+        findings += [
+            _found(f"upstream {upstream.name} {key}", functools.partial(_secret, source))
+            for key, source in secrets.items()
+            if source is not None
+        ]
+        if oauth2.client_certificate is not None and oauth2.client_key is not None and oauth2.client_key.kind == "file":
+            pair = (oauth2.client_certificate, Path(oauth2.client_key.name))
+            findings.append(
+                _found(f"upstream {upstream.name} client_certificate", lambda: _client_certificate(*pair, now))
+            )
     if upstream.tls_ca is not None:
         path = upstream.tls_ca
         findings.append(_found(f"upstream {upstream.name} tls_ca", lambda: _authority(path)))
     return findings
 
 
-def _client_secret(source: SecretSource) -> _Good:
+def _secret(source: SecretSource) -> _Good:
     source.read()
     if source.kind == "file" and _is_open_to_others(Path(source.name)):
         return _Good(f"{source} is readable", f"chmod 600 {source.name}: every user of this host can read it")
     return _Good(f"{source} is readable")
+
+
+def _client_certificate(certificate: Path, key: Path, now: datetime) -> _Good:
+    from proxy.vault.certificate import inspect  # noqa: PLC0415 - cryptography
+
+    facts = inspect(certificate, key)
+    left = _left(certificate, facts.not_before, facts.not_after, now)
+    remedy = f"upload a new one at the provider before {facts.not_after:%Y-%m-%d}" if left < SOON else ""
+    return _Good(f"{certificate} fits its key; {_count(left.days, 'day')} left", remedy)
+
+
+def _program(path: Path) -> _Good:
+    if not os.access(path, os.X_OK) or path.is_dir():
+        raise OperatorError(f"{path} is no program that this user may run", "check that it exists, and its mode")
+    return _Good(f"{path}")
 
 
 def _authority(path: Path) -> _Good:

@@ -3,7 +3,7 @@
 FIRST_CONFIG = """\
 # Gatepost's configuration, written by "gatepost init". Then:
 #
-#   1. put your mail server and its token endpoint in below (the lines marked EDIT)
+#   1. say below which app you are at your mail provider (the lines marked EDIT)
 #   2. gatepost check
 #   3. gatepost account add ann@example.com --upstream main --refresh-token-stdin
 #   4. gatepost create ann@example.com --name "Scanner"
@@ -39,16 +39,27 @@ protocol = "smtp"
 address = "0.0.0.0:587"
 tls = "starttls"
 
-# The real mail server. "imaps://" and "smtps://" are TLS from the first byte, "imap://" and "smtp://" STARTTLS.
+# The real mail server. Presets: microsoft365, outlook, gmail, google-workspace, fastmail, yahoo.
 [upstream.main]
-imap = "imaps://mail.example.com:993"    # EDIT; Microsoft 365: imaps://outlook.office365.com:993
-smtp = "smtp://mail.example.com:587"     # EDIT; Microsoft 365: smtp://smtp.office365.com:587
+preset = "microsoft365"
 
-# Where its access tokens come from. (For a server that takes passwords: remove this table, and say
-# auth = "password" in the one above.)
+# The app that you registered there.
 [upstream.main.oauth2]
 client_id = "your-client-id"                       # EDIT
-token_url = "https://login.example.com/token"      # EDIT; https://login.microsoftonline.com/TENANT/oauth2/v2.0/token
-# client_secret = "file:client.secret"             # for a confidential client: the file holds the secret
-# scopes = ["offline_access", "..."]                 # as your provider names them; Microsoft 365: see the example
+# client_secret = "file:client.secret"             # EDIT: the file holds the secret; a public client has none
+# tenant = "your-tenant-id"                        # EDIT for Microsoft 365, unless the app is for many tenants
+
+# Any other mail server beside that one, or in its place. "imaps://" and "smtps://" are TLS from the first byte,
+# "imap://" and "smtp://" STARTTLS. (For one that takes passwords: auth = "password", and no oauth2 table.)
+#
+# [upstream.other]
+# imap = "imaps://mail.example.com:993"
+# smtp = "smtp://mail.example.com:587"
+#
+# [upstream.other.oauth2]
+# client_id = "your-client-id"
+# client_secret = "file:client.secret"
+# authorize_url = "https://login.example.com/authorize"
+# token_url = "https://login.example.com/token"
+# scopes = ["offline_access", "..."]
 """

@@ -5,14 +5,19 @@ from __future__ import annotations
 import secrets
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING
 
 from proxy.admin import accounts, inputs
 from proxy.admin.desk import Desk
+from proxy.admin.sealed import Opening, Way, require_way
 from proxy.errors import StoreError
-from proxy.store.rows import Account, Credential, CredentialState, NewCredential, SelectorTaken
+from proxy.store.rows import Account, Credential, CredentialState, NewCredential, RecipientsChanged, SelectorTaken
+
+if TYPE_CHECKING:
+    from proxy.vault.hashing import Hasher  # brings argon2
 
 ID_BYTES = 5  # 40 random bits: short enough to type, no two alike in a hundred thousand
-SELECTOR_TRIES = 20  # 2^20 selectors in an account: even with 10,000 used, twenty failures are past believing
+TRIES = 20  # 2^20 selectors in an account: even with 10,000 used, twenty failures are past believing
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,10 +40,20 @@ class Created:
     password: str = field(repr=False)
 
 
-def create(desk: Desk, request: PasswordRequest) -> Created:
-    """Make an app password.
+@dataclass(frozen=True, slots=True)
+class Prepared:
+    """A request that was found good, before anybody is asked for a secret."""
 
-    raises  OperatorError: unknown account, bad name, expiry, network or protocol; StoreError: the name is in use
+    new: NewCredential
+    account: Account
+
+
+def prepare(desk: Desk, request: PasswordRequest, way: Way = Way.PLAIN) -> Prepared:
+    """Check everything that can be checked before anybody signs in.
+
+    way     how a sealed account is opened for it
+    raises  OperatorError: unknown account, bad name, expiry, network or protocol, a way that does not fit the account;
+            StoreError: the name is in use
     """
     account = accounts.find(desk, request.account)
     upstream = accounts.upstream_named(desk, account.upstream)
@@ -59,16 +74,26 @@ def create(desk: Desk, request: PasswordRequest) -> Created:
                 f'{account.email} has an app password "{new.name}" already',
                 f"take another name, or gatepost revoke {credential.public_id}",
             )
-    credential, password = _add(desk, new)
-    return Created(credential, account, password)
+    require_way(desk, account, way)
+    return Prepared(new, account)
 
 
-def _add(desk: Desk, new: NewCredential) -> tuple[Credential, str]:
+def create(desk: Desk, prepared: Prepared, opening: Opening | None = None) -> Created:
+    """Make an app password.
+
+    opening what lets it open a sealed account that has something stored
+    raises  StoreError: the name is in use by now; OperatorError: the opening does not open the account
+    """
+    credential, password = _add(desk, prepared, opening or Opening())
+    return Created(credential, prepared.account, password)
+
+
+def _add(desk: Desk, prepared: Prepared, opening: Opening) -> tuple[Credential, str]:
     from proxy.vault.apppassword import generate  # noqa: PLC0415 - only here
-    from proxy.vault.hashing import Hasher  # noqa: PLC0415 - brings argon2
 
-    limits = desk.config.limits
-    hasher = Hasher(memory_kib=limits.argon2_memory_kib, time=limits.argon2_time, lanes=limits.argon2_lanes)
+    hasher = hasher_of(desk)
+    new, account = prepared.new, prepared.account
+    keyring = opening.keyring(desk, account, hasher) if account.sealed else None
     tries = 0
     while True:
         tries += 1
@@ -80,10 +105,22 @@ def _add(desk: Desk, new: NewCredential) -> tuple[Credential, str]:
             phc=hasher.hash(password),
         )
         try:
-            return desk.store.add_credential(row), password.shown()
-        except SelectorTaken:
-            if tries == SELECTOR_TRIES:
+            if keyring is None:
+                return desk.store.add_credential(row), password.shown()
+            keyed = keyring.cut(password)
+            credential = desk.store.add_credential(row, keyed.key, opened=keyed.opened, tokens=keyed.tokens)
+            return credential, password.shown()
+        except (SelectorTaken, RecipientsChanged):  # the latter: a refresh, `revoke` or `key rotate` in this instant
+            if tries == TRIES:
                 raise
+
+
+def hasher_of(desk: Desk) -> Hasher:
+    """argon2id with the configured parameters."""
+    from proxy.vault.hashing import Hasher  # noqa: PLC0415 - brings argon2
+
+    limits = desk.config.limits
+    return Hasher(memory_kib=limits.argon2_memory_kib, time=limits.argon2_time, lanes=limits.argon2_lanes)
 
 
 def listing(desk: Desk, account: str | None) -> list[Credential]:
@@ -124,6 +161,13 @@ def revoke_of(desk: Desk, account: str, name: str | None) -> list[Credential]:
             )
             raise StoreError(f"{found.email} has no app password {inputs.repeated(name)}", remedy)
     return desk.store.revoke([row.public_id for row in wanted]) if wanted else []
+
+
+def locked_out(desk: Desk, revoked: Sequence[Credential]) -> list[str]:
+    """E-mails of the sealed accounts among these that no app password opens any more."""
+    emails = sorted({row.email for row in revoked})
+    found = [account for email in emails if (account := desk.store.account(email)) is not None]
+    return [account.email for account in found if account.sealed and not _live(desk, account)]
 
 
 def _live(desk: Desk, account: Account) -> list[Credential]:

@@ -13,7 +13,7 @@ from proxy.cli.asking import read_secret
 from proxy.cli.output import Json, day_and_time, document, moment, pairs, say, table
 from proxy.cli.person import who
 from proxy.config.reader import load
-from proxy.store.rows import Purpose, TokenState
+from proxy.store.rows import LAST_REVOKED, Account, Purpose, TokenState
 
 # What a token state means to whoever has to act on it.
 _TOKEN_WORDS = {
@@ -44,7 +44,7 @@ def _add(desk: Desk, arguments: argparse.Namespace) -> None:
     elif arguments.refresh_token_stdin:
         purpose = Purpose.REFRESH_TOKEN
     request = AccountRequest(
-        arguments.email, arguments.upstream, arguments.upstream_user, tuple(arguments.alias), purpose
+        arguments.email, arguments.upstream, arguments.upstream_user, tuple(arguments.alias), purpose, arguments.sealed
     )
     new = accounts.prepare(desk, request)
     secret = None if purpose is None else read_secret(purpose.value.replace("_", " "))
@@ -54,13 +54,20 @@ def _add(desk: Desk, arguments: argparse.Namespace) -> None:
         return
     email = view.account.email
     say(f"Added {email}; it logs in to {view.account.upstream} as {view.account.upstream_user}.")
-    if secret is None:
-        option = (
-            "--password-stdin" if desk.config.upstreams[new.upstream].auth == "password" else "--refresh-token-stdin"
+    upstream = desk.config.upstreams[new.upstream]
+    if new.sealed:
+        say(
+            "It is sealed: only its app passwords open what will be stored for it, so nothing is refreshed while no\n"
+            "client logs in, a further app password needs --sign-in or an existing one (--unlock-stdin), and without\n"
+            "the last one somebody must sign in again."
         )
-        say(f"Nothing can log in yet: remove it, and add it again with {option}.")
-    else:
+        say(f'Nothing can log in yet. Next: gatepost create {email} --name "..." --sign-in')
+    elif secret is not None or accounts.is_app_only(upstream):
         say(f'Next: gatepost create {email} --name "..."')
+    elif upstream.auth == "password":
+        say("Nothing can log in yet: remove it, and add it again with --password-stdin.")
+    else:
+        say(f"Nothing can log in yet. Next: gatepost account connect {email}")
 
 
 def _list(desk: Desk, arguments: argparse.Namespace) -> None:
@@ -79,12 +86,18 @@ def _row(view: AccountView) -> tuple[str, ...]:
     return (
         account.email,
         account.upstream,
-        account.state.value,
-        _TOKEN_WORDS[account.token_state],
+        account.state.value + (", sealed" if account.sealed else ""),
+        _token_words(account),
         day_and_time(account.token_since, ""),
         str(view.app_passwords),
         ", ".join(account.aliases),
     )
+
+
+def _token_words(account: Account) -> str:
+    if account.sealed and account.token_detail == LAST_REVOKED:
+        return "needs sign-in: no app password is left"
+    return _TOKEN_WORDS[account.token_state]
 
 
 def _show(desk: Desk, arguments: argparse.Namespace) -> None:
@@ -93,7 +106,7 @@ def _show(desk: Desk, arguments: argparse.Namespace) -> None:
     if arguments.json:
         say(document(_record(view)))
         return
-    token = _TOKEN_WORDS[account.token_state] + (f" ({account.token_detail})" if account.token_detail else "")
+    token = _token_words(account) + (f" ({account.token_detail})" if account.token_detail else "")
     say(
         pairs(
             [
@@ -101,6 +114,7 @@ def _show(desk: Desk, arguments: argparse.Namespace) -> None:
                 ("aliases", ", ".join(account.aliases) or "none"),
                 ("upstream", f"{account.upstream}, as {account.upstream_user}"),
                 ("state", account.state.value),
+                ("sealed", "yes: only its app passwords open what is stored" if account.sealed else "no"),
                 ("token", f"{token}, since {day_and_time(account.token_since, '')}"),
                 ("app passwords", str(view.app_passwords)),
                 ("created", f"{day_and_time(account.created, '')} by {account.created_by}"),

@@ -41,6 +41,7 @@ def parser() -> Parser:
     _setup_verbs(verbs)
     _account_verbs(verbs)
     _password_verbs(verbs)
+    _key_verbs(verbs)
     return top
 
 
@@ -98,9 +99,28 @@ def _account_verbs(verbs: _Verbs) -> None:
     add.add_argument(
         "--alias", metavar="NAME", action="append", default=[], help="a further login name; may be repeated"
     )
+    add.add_argument(
+        "--sealed", action="store_true", help="let nobody open what is stored without one of its app passwords"
+    )
     secret = add.add_mutually_exclusive_group()
     secret.add_argument("--password-stdin", action="store_true", help="read the mailbox's password from stdin")
     secret.add_argument("--refresh-token-stdin", action="store_true", help="read an OAuth2 refresh token from stdin")
+    connect = _verb(
+        below,
+        "connect",
+        "connect",
+        "sign in for a mailbox, which gives Gatepost its token",
+        details=(
+            "Sign in at the mailbox's provider with everything it asks for, MFA too; Gatepost keeps the token that it "
+            "gives. Without an option: in a browser on this machine. Nothing is stored unless the token opens the "
+            "mailbox."
+        ),
+    )
+    connect.add_argument("email", metavar="EMAIL", help="its e-mail or an alias")
+    way = connect.add_mutually_exclusive_group()
+    way.add_argument("--device", action="store_true", help="with a code that is typed on any other device")
+    way.add_argument("--paste", action="store_true", help="in a browser elsewhere, whose last address is pasted here")
+    way.add_argument("--refresh-token-stdin", action="store_true", help="read an OAuth2 refresh token from stdin")
     _verb(below, "list", "account", "list the mailboxes")
     for name, summary in (
         ("show", "show a mailbox and the state of its token"),
@@ -133,6 +153,14 @@ def _password_verbs(verbs: _Verbs) -> None:
         dest="networks",
         help="a network that it works from; may be repeated; default: anywhere",
     )
+    opening = create.add_mutually_exclusive_group()
+    opening.add_argument("--sign-in", action="store_true", help="of a sealed mailbox: sign in for it again")
+    opening.add_argument(
+        "--unlock-stdin", action="store_true", help="of a sealed mailbox: read one of its app passwords from stdin"
+    )
+    way = create.add_mutually_exclusive_group()
+    way.add_argument("--device", action="store_true", help="with --sign-in: by a code, as account connect does")
+    way.add_argument("--paste", action="store_true", help="with --sign-in: in a browser elsewhere")
     listing = _verb(verbs, "list", "password", "list app passwords with their state and last use")
     listing.add_argument("account", nargs="?", metavar="EMAIL", help="of this mailbox only")
     show = _verb(verbs, "show", "password", "show an app password; never its text")
@@ -149,3 +177,16 @@ def _password_verbs(verbs: _Verbs) -> None:
     which = revoke.add_mutually_exclusive_group()
     which.add_argument("--name", metavar="NAME", help="the app password of this name")
     which.add_argument("--all", action="store_true", help="all app passwords of the mailbox")
+
+
+def _key_verbs(verbs: _Verbs) -> None:
+    _verb(
+        _group(verbs, "key", "look after the master key"),
+        "rotate",
+        "key",
+        "make a new master key and re-wrap every sealed secret under it",
+        details=(
+            "Make a new master key, re-wrap every sealed secret under it, and drop the old one from the file and the "
+            "database. Servers keep running. If it was interrupted, run it again: it goes on where it was."
+        ),
+    )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import sys
 import unicodedata
 
@@ -24,6 +25,33 @@ def read_secret(what: str) -> Secret:
     if any(unicodedata.category(char) == "Cc" for char in text):
         raise OperatorError(f"the {what} holds control characters", "give its plain text, on one line")
     return Secret(text)
+
+
+def read_line(what: str) -> str:
+    """One line from stdin that may be seen, without surrounding white space. Raises OperatorError as read_secret."""
+    if sys.stdin is None:
+        text = ""
+    elif sys.stdin.isatty():
+        text = _typed(what)
+    else:
+        text = _piped(what)
+    if not text:
+        raise OperatorError(f"there is no {what} on stdin", "start again, and paste it as one line")
+    return text
+
+
+def _typed(what: str) -> str:
+    # input() with readline reads the terminal character by character, which spares it TERMINAL_LINE. It does so only
+    # if stdout is a terminal, too.
+    with contextlib.suppress(ImportError):
+        import readline  # noqa: F401, PLC0415 - that it is imported is enough
+    try:
+        text = input()
+    except EOFError:
+        return ""
+    if len(text) == TERMINAL_LINE:
+        raise OperatorError(f"the terminal cut the {what} off", "leave stdout on the terminal, or use ... < FILE")
+    return text.strip()
 
 
 def _line(what: str) -> str:

@@ -7,35 +7,43 @@ from collections.abc import Callable
 from datetime import datetime
 from pathlib import Path
 
-from proxy.admin import passwords
+from proxy.admin import accounts, passwords
+from proxy.admin.consents import Mailbox
 from proxy.admin.desk import Desk, opened
-from proxy.admin.passwords import Created, PasswordRequest
+from proxy.admin.passwords import Created, PasswordRequest, Prepared
+from proxy.admin.sealed import Opening, Way
 from proxy.cli.arguments import UsageError
+from proxy.cli.asking import read_secret
 from proxy.cli.output import Json, day_and_time, document, moment, pairs, say, table
 from proxy.cli.person import who
-from proxy.config import PROTOCOLS, ListenConfig, Tls
+from proxy.config import PROTOCOLS, Config, ListenConfig, Tls
 from proxy.config.reader import load
 from proxy.errors import OperatorError
-from proxy.store.rows import Credential, CredentialState
+from proxy.store.rows import Account, Credential, CredentialState, Purpose, TokenState
 
 _TLS_WORDS = {Tls.IMPLICIT: "TLS", Tls.STARTTLS: "STARTTLS", Tls.NONE: "no encryption"}
 
 
 def run(arguments: argparse.Namespace, config: Path) -> int:
     verbs: dict[str, Callable[[Desk, argparse.Namespace], None]] = {
-        "create": _create,
         "list": _list,
         "show": _show,
         "revoke": _revoke,
     }
     if arguments.verb == "revoke":
         _require_one_way(arguments)
+    if arguments.verb == "create":
+        return _create(arguments, config)
     with opened(load(config), who()) as desk:
         verbs[arguments.verb](desk, arguments)
     return 0
 
 
-def _create(desk: Desk, arguments: argparse.Namespace) -> None:
+def _create(arguments: argparse.Namespace, config: Path) -> int:
+    if (arguments.device or arguments.paste) and not arguments.sign_in:
+        raise UsageError("--device and --paste are ways of --sign-in; see gatepost create --help")
+    way = Way.SIGN_IN if arguments.sign_in else Way.UNLOCK if arguments.unlock_stdin else Way.PLAIN
+    loaded = load(config)
     request = PasswordRequest(
         arguments.account,
         arguments.name,
@@ -43,8 +51,35 @@ def _create(desk: Desk, arguments: argparse.Namespace) -> None:
         arguments.expires,
         tuple(arguments.networks),
     )
-    created = passwords.create(desk, request)
-    answer = document(_created_record(created)) if arguments.json else _created_text(desk, created)
+    with opened(loaded, who()) as desk:
+        prepared = passwords.prepare(desk, request, way)
+    # The store is not held over a sign-in, which takes a person's time.
+    opening = _opening(loaded, prepared, way, arguments)
+    with opened(loaded, who()) as desk:
+        created = passwords.create(desk, prepared, opening)
+        _show_once(desk, created, as_json=arguments.json)
+    return 0
+
+
+def _opening(config: Config, prepared: Prepared, way: Way, arguments: argparse.Namespace) -> Opening:
+    """What opens a sealed account for one more app password."""
+    if way is Way.PLAIN:
+        return Opening()
+    if way is Way.UNLOCK:
+        return Opening(unlock=read_secret("app password"))
+    upstream = config.upstreams[prepared.account.upstream]
+    if upstream.auth == "password":
+        return Opening(token=read_secret("mailbox password"), purpose=Purpose.PASSWORD)
+    from proxy.cli import connecting  # noqa: PLC0415 - asyncio, for a sign-in only
+
+    tell = connecting.say_aside if arguments.json else say
+    mailbox = Mailbox(prepared.account, upstream)
+    connected = connecting.sign_in(mailbox, tell, device=arguments.device, paste=arguments.paste)
+    return Opening(token=connected.refresh_token)
+
+
+def _show_once(desk: Desk, created: Created, *, as_json: bool) -> None:
+    answer = document(_created_record(created)) if as_json else _created_text(desk, created)
     try:
         say(answer)
     except (OSError, OperatorError):
@@ -76,8 +111,22 @@ def _created_text(desk: Desk, created: Created) -> str:
         f'App password "{credential.name}" for {account.email}:\n\n'
         f"    {created.password}\n\n"
         "It is shown this once and cannot be shown again. Type it with or without the dashes, in any case.\n\n"
-        f"{facts}\n\nTo end it: gatepost revoke {credential.public_id}"
+        f"{facts}\n\nTo end it: gatepost revoke {credential.public_id}{_sealed_text(desk, account)}"
     )
+
+
+def _sealed_text(desk: Desk, account: Account) -> str:
+    if not account.sealed:
+        return ""
+    now = accounts.show(desk, account.email)
+    text = (
+        f"\n\n{account.email} is sealed: what is stored for it opens with "
+        + ("this app password alone" if now.app_passwords == 1 else f"its {now.app_passwords} app passwords alone")
+        + ". Without the last one somebody must\nsign in again, and nothing is refreshed while no client logs in."
+    )
+    if now.account.token_state in (TokenState.NONE, TokenState.NEEDS_CONSENT):
+        return f"{text}\nNothing can log in yet. Next: gatepost account connect {account.email}"
+    return text
 
 
 def _serves(listener: ListenConfig, upstream: str, credential: Credential) -> bool:
@@ -158,6 +207,11 @@ def _revoke(desk: Desk, arguments: argparse.Namespace) -> None:
     for row in rows:
         done = "Revoked" if row.public_id in live else "Was revoked before:"
         say(f'{done} {row.public_id} "{row.name}" of {row.email}.')
+    for email in passwords.locked_out(desk, rows):
+        say(
+            f"{email} is sealed and has no app password left, so what was stored for it is gone: somebody must\n"
+            f'sign in again. Next: gatepost create {email} --name "..." --sign-in'
+        )
     if not rows:
         say("Nothing to revoke: no app password is live.")
 

@@ -54,6 +54,14 @@ def _run(arguments: argparse.Namespace) -> int:
         from proxy.cli import accounts  # noqa: PLC0415
 
         return accounts.run(arguments, config)
+    if arguments.area == "connect":
+        from proxy.cli import connecting  # noqa: PLC0415
+
+        return connecting.run(arguments, config)
+    if arguments.area == "key":
+        from proxy.cli import keys  # noqa: PLC0415
+
+        return keys.run(arguments, config)
     from proxy.cli import passwords  # noqa: PLC0415
 
     return passwords.run(arguments, config)

@@ -1,13 +1,18 @@
 """What the operator wrote: the frozen model and the reader that makes it from TOML."""
 
 from proxy.config.model import (
+    GRANTS,
     PROTOCOLS,
+    AlertsConfig,
     Config,
     Endpoint,
+    Grant,
     KeysConfig,
     LimitsConfig,
     ListenConfig,
     LogConfig,
+    MailboxLimits,
+    Mechanism,
     OAuth2Config,
     Protocol,
     StoreConfig,
@@ -18,13 +23,18 @@ from proxy.config.model import (
 )
 
 __all__ = [
+    "GRANTS",
     "PROTOCOLS",
+    "AlertsConfig",
     "Config",
     "Endpoint",
+    "Grant",
     "KeysConfig",
     "LimitsConfig",
     "ListenConfig",
     "LogConfig",
+    "MailboxLimits",
+    "Mechanism",
     "OAuth2Config",
     "Protocol",
     "StoreConfig",

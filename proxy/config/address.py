@@ -1,4 +1,4 @@
-"""Addresses as the configuration writes them: where to listen, mail servers, token endpoints.
+"""Addresses as the configuration writes them: where to listen, mail servers, endpoints on the web.
 
 Pure functions; each raises BadAddress with what is wrong and the remedy, and the reader adds file and key.
 """
@@ -78,16 +78,42 @@ def endpoint(text: str, protocol: Protocol) -> Endpoint:
     return Endpoint(_host(parts, remedy), _port(parts, port, remedy), tls)
 
 
-def token_url(text: str) -> str:
-    """Check a token endpoint: https://, or http:// on loopback; no fragment (RFC 6749 3.2), no user name."""
-    remedy = "write the provider's token endpoint, https://..."
+def provider_url(text: str) -> str:
+    """Check an endpoint of a provider: https://, or http:// on loopback; no fragment (RFC 6749 3.2), no user name."""
+    return _web_address(text, "write the provider's endpoint, https://...", "would send tokens in clear text")
+
+
+def issuer(text: str) -> str:
+    """Check an OpenID issuer: as provider_url, and no query (OpenID Connect Discovery 1.0, 3)."""
+    url = _web_address(text, "write the provider's issuer, https://...", "would trust what anybody may change")
+    if "?" in url:
+        raise BadAddress("has a query", "remove the ? and what follows")
+    return url
+
+
+def webhook(text: str) -> str:
+    """Check where alerts are posted: https://, or http:// on loopback."""
+    return _web_address(text, "write an address like https://...", "would send alerts in clear text")
+
+
+def redirect_url(text: str) -> str:
+    """Check where a browser comes back to (RFC 8252 7.3): http:// on loopback, port 0 for any free one, or https://."""
+    remedy = 'write "http://127.0.0.1:0/", or the https:// address that is registered with the provider'
+    parts = _split(text, remedy)
+    host = _host(parts, remedy)
+    if parts.scheme == "http" and is_loopback(host) and _port_or_none(parts, remedy) == 0:
+        return text
+    return _web_address(text, remedy, "would send the code in clear text")
+
+
+def _web_address(text: str, remedy: str, danger: str) -> str:
     parts = _split(text, remedy)
     if parts.scheme not in ("https", "http"):
         raise BadAddress("is no https:// address", remedy)
     host = _host(parts, remedy)
     _port(parts, 443, remedy)
     if parts.scheme == "http" and not is_loopback(host):
-        raise BadAddress("would send tokens in clear text", "use https://; http:// works on loopback only")
+        raise BadAddress(danger, "use https://; http:// works on loopback only")
     return text
 
 
@@ -121,10 +147,14 @@ def _host(parts: SplitResult, remedy: str) -> str:
 
 
 def _port(parts: SplitResult, default: int, remedy: str) -> int:
-    try:
-        port = parts.port
-    except ValueError:
-        port = 0
+    port = _port_or_none(parts, remedy)
     if port == 0:
         raise BadAddress("has a port that does not exist", remedy)
     return default if port is None else port
+
+
+def _port_or_none(parts: SplitResult, remedy: str) -> int | None:
+    try:
+        return parts.port
+    except ValueError:
+        raise BadAddress("has a port that does not exist", remedy) from None

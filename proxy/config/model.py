@@ -16,6 +16,16 @@ from proxy.secret import SecretSource
 Protocol = Literal["imap", "smtp"]
 PROTOCOLS: tuple[Protocol, ...] = ("imap", "smtp")
 
+# Who signs in: the mailbox's owner once (a stored refresh token), Gatepost itself for all mailboxes (RFC 6749 4.4), or
+# Gatepost in the name of each mailbox with a Google service account's key (RFC 7523 2.1).
+Grant = Literal["user", "client_credentials", "service_account"]
+GRANTS: tuple[Grant, ...] = ("user", "client_credentials", "service_account")
+
+ANY_LOOPBACK_PORT = "http://127.0.0.1:0/"
+
+# SASL mechanism for tokens where the upstream offers both, or never says; "" is XOAUTH2 first.
+Mechanism = Literal["", "XOAUTH2", "OAUTHBEARER"]
+
 
 class Tls(Enum):
     """How a connection gets its TLS: from its first byte, by STARTTLS, or never."""
@@ -74,18 +84,41 @@ class Endpoint:
 
 @dataclass(frozen=True, slots=True)
 class OAuth2Config:
-    """How tokens for an upstream are got (RFC 6749). http:// endpoints are on loopback."""
+    """How tokens for an upstream are got (RFC 6749). A preset is filled in already, and {tenant} too.
 
-    client_id: str
-    token_url: str
+    http:// endpoints are on loopback. An endpoint that is absent is discovered if there is an issuer, else unknown.
+    """
+
+    client_id: str  # "" only for the grant service_account, whose key file names its client
+    token_url: str  # "" only with an issuer
     client_secret: SecretSource | None = None
     scopes: tuple[str, ...] = ()
-    grant: Literal["user"] = "user"  # who signed in: the mailbox's owner, by a stored refresh token
+    grant: Grant = "user"
+    tenant: str = ""
+    authorize_url: str | None = None
+    device_url: str | None = None
+    issuer: str | None = None  # OpenID Connect: its configuration is at <issuer>/.well-known/openid-configuration
+    redirect_url: str = ANY_LOOPBACK_PORT  # http:// on loopback, where port 0 is any free one; or https://
+    client_certificate: Path | None = None  # with client_key, in place of a client_secret (RFC 7523 2.2)
+    client_key: SecretSource | None = None
+    service_account: SecretSource | None = None  # for the grant of that name only, and always there for it
+    authorize_parameters: tuple[tuple[str, str], ...] = ()  # beyond those of RFC 6749, 7636 and OpenID Connect
+
+
+@dataclass(frozen=True, slots=True)
+class MailboxLimits:
+    """Sessions that an upstream bears at one time for one mailbox; 0 is no limit."""
+
+    imap: int = 0
+    smtp: int = 0
+
+    def of(self, protocol: Protocol) -> int:
+        return self.imap if protocol == "imap" else self.smtp
 
 
 @dataclass(frozen=True, slots=True)
 class UpstreamConfig:
-    """A real mail server, by its name in the configuration."""
+    """A real mail server, by its name in the configuration. What its preset says is filled in already."""
 
     name: str
     imap: Endpoint | None = None
@@ -93,9 +126,25 @@ class UpstreamConfig:
     tls_ca: Path | None = None
     auth: Literal["oauth2", "password"] = "oauth2"
     oauth2: OAuth2Config | None = None
+    preset: str = ""  # "" without one
+    limits: MailboxLimits = field(default_factory=MailboxLimits)
+    mechanism: Mechanism = ""
+    imap_extensions: tuple[str, ...] = ()  # what it is taken to offer until it was asked for the first time
+    smtp_extensions: tuple[str, ...] = ()
 
     def endpoint(self, protocol: Protocol) -> Endpoint | None:
         return self.imap if protocol == "imap" else self.smtp
+
+    def extensions(self, protocol: Protocol) -> tuple[str, ...]:
+        return self.imap_extensions if protocol == "imap" else self.smtp_extensions
+
+
+@dataclass(frozen=True, slots=True)
+class AlertsConfig:
+    """Who is told when an account's tokens need somebody. Both may be set, or neither."""
+
+    command: tuple[str, ...] = ()  # program and arguments; the alert comes as JSON on its standard input
+    webhook: str | None = field(default=None, repr=False)  # gets it by POST; such addresses often hold a secret
 
 
 @dataclass(frozen=True, slots=True)
@@ -139,6 +188,7 @@ class Config:
     tls: TlsConfig = field(default_factory=TlsConfig)
     log: LogConfig = field(default_factory=LogConfig)
     workers: WorkersConfig = field(default_factory=WorkersConfig)
+    alerts: AlertsConfig = field(default_factory=AlertsConfig)
     limits: LimitsConfig = field(default_factory=LimitsConfig)
 
     def upstreams_of(self, listener: ListenConfig) -> tuple[UpstreamConfig, ...]:

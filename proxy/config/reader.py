@@ -1,6 +1,7 @@
 """Makes the frozen Config from gatepost.toml; owns every rule about what may stand in it.
 
-Reads one file and nothing else: certificates, keys and databases that it names are looked at by whoever uses them.
+The tables [upstream.NAME] are upstream.py's. Reads one file and the presets it uses: certificates, keys and databases
+that it names are looked at by whoever needs them.
 """
 
 from __future__ import annotations
@@ -8,19 +9,19 @@ from __future__ import annotations
 import dataclasses
 import os
 import tomllib
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Literal, TypeVar
+from typing import Literal
 
-from proxy.config.address import BadAddress, endpoint, is_loopback, listen_address, token_url
+from proxy.config.address import is_loopback, listen_address, webhook
 from proxy.config.model import (
     PROTOCOLS,
+    AlertsConfig,
     Config,
     KeysConfig,
     LimitsConfig,
     ListenConfig,
     LogConfig,
-    OAuth2Config,
     StoreConfig,
     Tls,
     TlsConfig,
@@ -28,19 +29,16 @@ from proxy.config.model import (
     WorkersConfig,
 )
 from proxy.config.table import Table, shown
+from proxy.config.upstream import upstreams_of
 from proxy.errors import ConfigError
-from proxy.secret import SecretSource
-
-T = TypeVar("T")
 
 MAX_FILE_BYTES = 1_048_576  # ten thousand upstreams fit; anything longer is the wrong file
+_SECTIONS = ("store", "keys", "tls", "listen", "upstream", "alerts", "log", "workers", "limits")
 _WEEK_S = 604_800
 _TLS_MINIMUM: tuple[Literal["1.2", "1.3"], ...] = ("1.2", "1.3")
 _LEVELS: tuple[Literal["debug", "info", "warning"], ...] = ("debug", "info", "warning")
 _FORMATS: tuple[Literal["text", "json"], ...] = ("text", "json")
 _LOOPS: tuple[Literal["uvloop", "asyncio"], ...] = ("uvloop", "asyncio")
-_AUTHS: tuple[Literal["oauth2", "password"], ...] = ("oauth2", "password")
-_GRANTS: tuple[Literal["user"], ...] = ("user",)
 
 # What each limit may be, both ends included. Below the lower ends mail clients or RFCs break, above the upper ones
 # a machine does; argon2's lower end is that of RFC 9106 3.1 for one lane.
@@ -67,8 +65,8 @@ def load(path: Path) -> Config:
     raises  ConfigError, one line: the file, the key, what is wrong with it; the remedy
     """
     file = Path(os.path.abspath(path))  # noqa: PTH100 - resolve() would follow links, and relative paths start here
-    top = Table(file, "", _toml(file), ("store", "keys", "tls", "listen", "upstream", "log", "workers", "limits"))
-    upstreams = _upstreams(top)
+    top = Table(file, "", _toml(file), _SECTIONS)
+    upstreams = upstreams_of(top)
     tls = _tls(top)
     return Config(
         path=file,
@@ -79,6 +77,7 @@ def load(path: Path) -> Config:
         tls=tls,
         log=_log(top),
         workers=_workers(top),
+        alerts=_alerts(top),
         limits=_limits(top),
     )
 
@@ -131,17 +130,7 @@ def _store_url(table: Table, url: str) -> str:
 
 def _keys(top: Table) -> KeysConfig:
     table = top.table("keys", ("master",))
-    return KeysConfig(_secret(table, "master") or KeysConfig().master)
-
-
-def _secret(table: Table, key: str) -> SecretSource | None:
-    text = table.text(key)
-    if text is None:
-        return None
-    try:
-        return SecretSource.parse(text, table.file.parent, key)
-    except ConfigError as error:
-        raise table.error(key, error.problem.removeprefix(f"{key} "), error.remedy) from None
+    return KeysConfig(table.secret("master") or KeysConfig().master)
 
 
 def _tls(top: Table) -> TlsConfig:
@@ -174,8 +163,10 @@ def _listeners(top: Table, upstreams: Mapping[str, UpstreamConfig], tls: TlsConf
 
 def _listener(table: Table, upstreams: Mapping[str, UpstreamConfig]) -> ListenConfig:
     protocol = table.choice("protocol", PROTOCOLS, None)
-    text = table.required("address", '"0.0.0.0:993"')
-    host, port = _parsed(table, "address", lambda: listen_address(text))
+    address = table.parsed("address", listen_address)
+    if address is None:
+        raise table.missing("address", '"0.0.0.0:993"')
+    host, port = address
     tls = Tls(table.choice("tls", [how.value for how in Tls], None))
     insecure = table.flag("insecure", default=False)
     if tls is Tls.NONE and not insecure and not is_loopback(host):
@@ -201,47 +192,15 @@ def _listener(table: Table, upstreams: Mapping[str, UpstreamConfig]) -> ListenCo
     return ListenConfig(protocol, host, port, tls, names, insecure)
 
 
-def _upstreams(top: Table) -> dict[str, UpstreamConfig]:
-    tables = top.named_tables("upstream", ("imap", "smtp", "tls_ca", "auth", "oauth2"))
-    if not tables:
-        raise top.error("upstream", "is missing", "add a table [upstream.NAME] for your mail server")
-    return {name: _upstream(name, table) for name, table in tables.items()}
-
-
-def _upstream(name: str, table: Table) -> UpstreamConfig:
-    if not name or not name.isascii() or not name.replace("-", "").replace("_", "").isalnum():
-        raise table.error("", "is no name for an upstream", "use letters, digits, - and _")
-    imap_url, smtp_url = table.text("imap"), table.text("smtp")
-    imap = None if imap_url is None else _parsed(table, "imap", lambda: endpoint(imap_url, "imap"))
-    smtp = None if smtp_url is None else _parsed(table, "smtp", lambda: endpoint(smtp_url, "smtp"))
-    if imap is None and smtp is None:
-        raise table.error("imap", "is missing, and so is smtp", 'set one, like imap = "imaps://mail.example.com:993"')
-    auth = table.choice("auth", _AUTHS, "oauth2")
-    if auth == "oauth2" and "oauth2" not in table:
-        raise table.error("oauth2", "is missing", f'add [upstream.{name}.oauth2], or say auth = "password"')
-    if auth == "password" and "oauth2" in table:
-        raise table.error("oauth2", 'is not used with auth = "password"', "remove one of the two")
-    return UpstreamConfig(
-        name=name,
-        imap=imap,
-        smtp=smtp,
-        tls_ca=table.path("tls_ca"),
-        auth=auth,
-        oauth2=_oauth2(name, table) if auth == "oauth2" else None,
-    )
-
-
-def _oauth2(name: str, upstream: Table) -> OAuth2Config:
-    known = ("client_id", "client_secret", "token_url", "scopes", "grant")
-    table = upstream.table("oauth2", known, f"[upstream.{name}.oauth2]")
-    url = table.required("token_url", '"https://..."')
-    return OAuth2Config(
-        client_id=table.required("client_id", '"..."'),
-        token_url=_parsed(table, "token_url", lambda: token_url(url)),
-        client_secret=_secret(table, "client_secret"),
-        scopes=table.texts("scopes") or (),
-        grant=table.choice("grant", _GRANTS, "user"),
-    )
+def _alerts(top: Table) -> AlertsConfig:
+    table = top.table("alerts", ("command", "webhook"))
+    command = table.words("command")
+    if command is not None:
+        if "/" not in command[0]:
+            # Which program a bare name is depends on PATH, and services are started with another one than shells.
+            raise table.error("command", "does not start with a file name", "write the program with its path")
+        command = (str(table.file.parent / command[0]), *command[1:])
+    return AlertsConfig(command or (), table.parsed("webhook", webhook))
 
 
 def _log(top: Table) -> LogConfig:
@@ -268,14 +227,6 @@ def _limits(top: Table) -> LimitsConfig:
     if limits.argon2_memory_kib < 8 * limits.argon2_lanes:
         raise table.error("argon2_memory_kib", "is too little for argon2_lanes", "RFC 9106 wants 8 KiB for each lane")
     return limits
-
-
-def _parsed(table: Table, key: str, parse: Callable[[], T]) -> T:
-    """Run a parser of address.py and give its error the file and the key."""
-    try:
-        return parse()
-    except BadAddress as error:
-        raise table.error(key, error.what, error.remedy) from None
 
 
 assert {limit.name for limit in dataclasses.fields(LimitsConfig)} == set(_RANGES), "every limit has a range"

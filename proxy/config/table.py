@@ -6,13 +6,16 @@ Knows types and forms, not what Gatepost's keys mean; that is reader.py.
 from __future__ import annotations
 
 import difflib
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TypeVar
 
+from proxy.config.address import BadAddress
 from proxy.errors import ConfigError
+from proxy.secret import SecretSource
 
 C = TypeVar("C", bound=str)
+T = TypeVar("T")
 MAX_SHOWN = 80  # of a wrong value that an error repeats: enough to find it by
 
 
@@ -30,6 +33,11 @@ class Table:
 
     def __contains__(self, key: str) -> bool:
         return key in self._values
+
+    def over(self, defaults: Mapping[str, object]) -> Table:
+        """A copy with defaults where this one says nothing; tables in it are merged key by key, lists are not."""
+        values = _merged(defaults, self._values)
+        return Table(self.file, self.name, values, tuple(values))
 
     def error(self, key: str, what: str, remedy: str) -> ConfigError:
         """The ConfigError for a key of this table: file, key, what is wrong; the remedy."""
@@ -52,8 +60,11 @@ class Table:
     def required(self, key: str, example: str) -> str:
         value = self.text(key)
         if value is None:
-            raise self.error(key, "is missing", f"add a line like {key} = {example}")
+            raise self.missing(key, example)
         return value
+
+    def missing(self, key: str, example: str) -> ConfigError:
+        return self.error(key, "is missing", f"add a line like {key} = {example}")
 
     def choice(self, key: str, choices: Sequence[C], default: C | None) -> C:
         """One of a few words. Without a default the key has to be there."""
@@ -99,6 +110,46 @@ class Table:
             words.append(word.strip())
         return tuple(words)
 
+    def words(self, key: str) -> tuple[str, ...] | None:
+        """A command line: strings as they stand, in order, None when the key is absent; never an empty list."""
+        if key not in self._values:
+            return None
+        value = self._values[key]
+        if not isinstance(value, list) or not value:
+            raise self.error(key, f"is {_kind(value)}" if value else "is empty", 'write a list like ["one", "two"]')
+        words = [word for word in value if isinstance(word, str) and word and word.isprintable()]
+        if len(words) < len(value):
+            raise self.error(key, "holds something that is no string", 'write a list like ["one", "two"]')
+        return tuple(words)
+
+    def pairs(self, key: str) -> tuple[tuple[str, str], ...]:
+        """A table whose keys are free and whose values are strings, in the file's order; () when it is absent."""
+        value = self._values.get(key, {})
+        if not isinstance(value, dict):
+            raise self.error(key, f"is {_kind(value)}", 'write a table like { name = "value" }')
+        table = Table(self.file, f"{self.name} {key}", value, tuple(value))
+        return tuple((name, table.required(name, '"..."')) for name in value)
+
+    def parsed(self, key: str, parse: Callable[[str], T]) -> T | None:
+        """What a parser of address.py makes of a string; its error gets the file and the key."""
+        text = self.text(key)
+        if text is None:
+            return None
+        try:
+            return parse(text)
+        except BadAddress as error:
+            raise self.error(key, error.what, error.remedy) from None
+
+    def secret(self, key: str) -> SecretSource | None:
+        """Where a secret lies; a relative file name starts at the configuration file's directory."""
+        text = self.text(key)
+        if text is None:
+            return None
+        try:
+            return SecretSource.parse(text, self.file.parent, key)
+        except ConfigError as error:
+            raise self.error(key, error.problem.removeprefix(f"{key} "), error.remedy) from None
+
     def path(self, key: str) -> Path | None:
         """A file name; a relative one starts at the configuration file's directory."""
         value = self.text(key)
@@ -142,6 +193,15 @@ def either(choices: Sequence[str]) -> str:
     """The choices for a sentence: "a", "b" or "c"."""
     quoted = [f'"{choice}"' for choice in choices]
     return " or ".join([", ".join(quoted[:-1]), quoted[-1]] if len(quoted) > 1 else quoted)
+
+
+def _merged(defaults: Mapping[str, object], values: Mapping[str, object]) -> dict[str, object]:
+    merged = {**defaults, **values}
+    for key, value in values.items():
+        below = defaults.get(key)
+        if isinstance(value, dict) and isinstance(below, dict):
+            merged[key] = _merged(below, value)
+    return merged
 
 
 def _suggestion(key: str, known: Sequence[str]) -> str:

@@ -16,7 +16,6 @@ from proxy.wire.imap import Action, ImapGate, Login
 logger = logging.getLogger("gatepost.imap")
 
 CLOSE_S = 5.0  # how long the last words may take to reach a client that does not read
-REFUSING_S = 10.0  # how long a client above the cap may take to hear so
 
 
 class ImapFront(asyncio.Protocol):
@@ -37,14 +36,14 @@ class ImapFront(asyncio.Protocol):
         self._is_lost = False
         self._is_shaking_hands = False
         self._early = b""
+        self._farewell = None if visit.refusing is None else visit.refusing.answer  # in place of a greeting
 
     # -- asyncio.Protocol ---------------------------------------------------------------------------------------------
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = cast("asyncio.Transport", transport)
-        if self._visit.refusing is not None:
-            self._set_deadline(self._loop.time() + REFUSING_S)
-            self._do(self._gate.close(self._visit.refusing.answer))
+        if self._farewell is not None:
+            self._do(self._gate.close(self._farewell))
             return
         self._set_deadline(self._visit.started + PRE_LOGIN_S)
         self._do(self._gate.greet())
@@ -74,7 +73,10 @@ class ImapFront(asyncio.Protocol):
     # -- what the house may ask ---------------------------------------------------------------------------------------
 
     def close(self, answer: Answer) -> None:
-        """End the connection with a BYE, whatever it is doing."""
+        """End the connection with a BYE, whatever it is doing. Who is still in the TLS handshake is greeted with it."""
+        self._farewell = answer
+        if self._transport is None:
+            return
         if self._task is not None:
             self._task.cancel()
         self._do(self._gate.close(answer))
@@ -110,6 +112,11 @@ class ImapFront(asyncio.Protocol):
                 server_side=True,
                 ssl_handshake_timeout=max(0.1, self._visit.started + PRE_LOGIN_S - self._loop.time()),
             )
+        except asyncio.CancelledError:
+            # Neither loop tells this protocol of the loss of a connection whose handshake was not done.
+            plain.abort()
+            self._end("closed")
+            raise
         except (OSError, TimeoutError) as error:
             reason = error.reason if isinstance(error, ssl.SSLError) else type(error).__name__
             plain.abort()

@@ -6,13 +6,14 @@ from collections.abc import Sequence
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import Connection, and_, bindparam, delete, insert, or_, select, update
+from sqlalchemy import Connection, and_, bindparam, insert, or_, select, update
 
 from proxy.errors import StoreError
-from proxy.store.accounts import ACCOUNT_COLUMNS, require_account
+from proxy.store.accounts import ACCOUNT_COLUMNS, lock_account, require_account
+from proxy.store.recipients import drop_app_keys
 from proxy.store.revisions import REVISION, raise_revision
 from proxy.store.rows import Account, Credential, CredentialState, LastUse, LoginRow, NewCredential, SecretRow, Use
-from proxy.store.schema import account, credential, login_name, recipient, secret
+from proxy.store.schema import account, credential, login_name, secret
 
 CREDENTIAL_COLUMNS = (
     credential.c.id,
@@ -81,8 +82,8 @@ def credential_named(connection: Connection, public_id: str) -> Credential | Non
     return _credential_of(row) if row else None
 
 
-def add_credential(connection: Connection, new: NewCredential, now: datetime) -> Credential:
-    """Write an app password with its first secret.
+def add_credential(connection: Connection, new: NewCredential, now: datetime) -> tuple[Credential, int]:
+    """Write an app password with its first secret, whose id is returned beside it.
 
     raises  StoreError if the account is gone or has a live app password of this name; SelectorTaken
     """
@@ -117,17 +118,24 @@ def add_credential(connection: Connection, new: NewCredential, now: datetime) ->
         "phc": new.phc,
         "created": now,
     }
-    connection.execute(insert(secret).values(first))
-    return _credential_of(connection.execute(_by_public_id, {"public": new.public_id}).one())
+    secret_id = connection.execute(insert(secret).values(first).returning(secret.c.id)).scalar_one()
+    return _credential_of(connection.execute(_by_public_id, {"public": new.public_id}).one()), secret_id
 
 
-def set_states(connection: Connection, public_ids: Sequence[str], state: CredentialState) -> list[Credential]:
+def set_states(
+    connection: Connection, public_ids: Sequence[str], state: CredentialState, now: datetime
+) -> list[Credential]:
     """Give these app passwords a state, all or none; those that have it already stay as they are.
 
     returns them in the order asked for
     raises  StoreError for an unknown id, and for a revoked one that should live again
     """
     wanted = list(dict.fromkeys(public_ids))
+    if state is CredentialState.REVOKED:
+        # Before anything else, like every writer of deposits: of two that revoke the last two keys, one must see it.
+        owners = select(credential.c.account_id).where(credential.c.public_id.in_(wanted)).distinct()
+        for account_id in sorted(connection.scalars(owners)):
+            lock_account(connection, account_id)
     # Locked in the order of ids, so that two of these never wait for each other.
     locked = (
         select(credential.c.id, credential.c.public_id, credential.c.state)
@@ -145,13 +153,12 @@ def set_states(connection: Connection, public_ids: Sequence[str], state: Credent
     if changed:
         these = credential.c.id.in_(changed)
         connection.execute(update(credential).where(these).values(state=state, generation=credential.c.generation + 1))
-        if state is CredentialState.REVOKED:  # nothing new is sealed to it; the cascade takes its wraps
-            secrets = select(secret.c.id).where(secret.c.credential_id.in_(changed))
-            connection.execute(delete(recipient).where(recipient.c.secret_id.in_(secrets)))
+        if state is CredentialState.REVOKED:
+            drop_app_keys(connection, changed, now)
         raise_revision(connection)
     rows = connection.execute(_all.where(credential.c.public_id.in_(wanted)))
-    now = {one.public_id: one for one in map(_credential_of, rows)}
-    return [now[public_id] for public_id in wanted]
+    after = {one.public_id: one for one in map(_credential_of, rows)}
+    return [after[public_id] for public_id in wanted]
 
 
 def replace_phc(connection: Connection, secret_id: int, old: str, new: str) -> bool:

@@ -1,4 +1,4 @@
-"""Queries on sealed upstream secrets, the keys they are sealed to, and the lease that refreshing them takes."""
+"""Queries on sealed upstream secrets, and the lease that refreshing them takes."""
 
 from __future__ import annotations
 
@@ -8,8 +8,9 @@ from datetime import datetime
 from sqlalchemy import Connection, bindparam, delete, insert, or_, select, update
 
 from proxy.store.accounts import lock_account, no_account, require_account, set_token_state
-from proxy.store.rows import Deposit, MasterKey, Purpose, TokenState, Wrap
-from proxy.store.schema import deposit, lease, recipient, wrap
+from proxy.store.recipients import require_recipients
+from proxy.store.rows import Deposit, Purpose, TokenState, Wrap
+from proxy.store.schema import deposit, lease, wrap
 
 _by_purpose = (
     select(deposit.c.row_id, deposit.c.ciphertext, deposit.c.valid_until, wrap.c.key_id, wrap.c.blob)
@@ -34,6 +35,8 @@ def put_deposit(connection: Connection, new: Deposit, now: datetime) -> None:
     A refresh token or password from outside is a new way in: the token state becomes fresh, the access token that the
     former grant gave is dropped, and a refresh that is under way loses its fence, so that its result cannot replace
     this deposit.
+
+    raises  RecipientsChanged if it is not wrapped to whom it should be: see recipients
     """
     require_account(connection, new.account_id)
     _replace(connection, new, now)
@@ -50,6 +53,8 @@ def put_tokens(connection: Connection, account_id: int, fence: int, deposits: Se
     """Keep what a refresh gave, all of it or, when the fence has moved on or the account is gone, nothing.
 
     A lease that ran out but that nobody took still counts: the identity provider has spent the old token already.
+
+    raises  RecipientsChanged: seal them again, for the fence still stands
     """
     if any(one.account_id != account_id for one in deposits):
         raise ValueError("a deposit of another account")
@@ -65,6 +70,7 @@ def put_tokens(connection: Connection, account_id: int, fence: int, deposits: Se
 def _replace(connection: Connection, new: Deposit, now: datetime) -> None:
     if not new.wraps:
         raise ValueError("a deposit that nobody can open")
+    require_recipients(connection, new)
     former = (deposit.c.account_id == new.account_id) & (deposit.c.purpose == new.purpose)
     connection.execute(delete(deposit).where(former))  # and its wraps
     values = {
@@ -104,14 +110,3 @@ def release_lease(connection: Connection, account_id: int, fence: int) -> None:
     """Free the lease if it is still this one; the fence stays as it is."""
     this = (lease.c.account_id == account_id) & (lease.c.fence == fence)
     connection.execute(update(lease).where(this).values(owner=None, until=None))
-
-
-def add_master(connection: Connection, key: MasterKey) -> None:
-    connection.execute(insert(recipient).values(key_id=key.key_id, public=key.public, created=key.created))
-
-
-def masters(connection: Connection) -> list[MasterKey]:
-    columns = (recipient.c.key_id, recipient.c.public, recipient.c.created)
-    newest_first = (recipient.c.created.desc(), recipient.c.key_id)
-    rows = connection.execute(select(*columns).where(recipient.c.secret_id.is_(None)).order_by(*newest_first))
-    return [MasterKey(*row) for row in rows]

@@ -8,9 +8,15 @@ from enum import Enum
 
 from proxy.errors import StoreError
 
+LAST_REVOKED = "last_app_password_revoked"  # token_detail of a sealed account that nobody can open any more
+
 
 class SelectorTaken(StoreError):
     """The account has, or once had, a secret of this selector: draw another and try again."""
+
+
+class RecipientsChanged(StoreError):
+    """The keys to seal to, or the deposit that was opened, are not what they were: read them again, and seal again."""
 
 
 class AccountState(Enum):
@@ -143,6 +149,31 @@ class Deposit:
 
 
 @dataclass(frozen=True, slots=True)
+class Recipient:
+    """A public half that deposits are wrapped to."""
+
+    key_id: str
+    public: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class AppKey:
+    """The key pair of one secret of a sealed account's app password, as it rests. See proxy/vault/sealed.
+
+    selector    of the secret; with the account it is bound into `locked`
+    master      key id of the master that `locked` is wrapped to
+    locked      the private half, under the app password, and that under the master
+    """
+
+    key_id: str
+    public: bytes
+    account_id: int
+    selector: str
+    master: str
+    locked: bytes
+
+
+@dataclass(frozen=True, slots=True)
 class MasterKey:
     """The public half of a master key; its private half never enters the store."""
 
@@ -180,6 +211,14 @@ class Use:
 
     credential_id: int
     last_use: LastUse
+
+
+@dataclass(frozen=True, slots=True)
+class Told:
+    """Trouble that people were told of by an alert; the same state since another time is another trouble."""
+
+    state: str
+    since: datetime
 
 
 @dataclass(frozen=True, slots=True)

@@ -27,7 +27,7 @@ from sqlalchemy.types import Enum as EnumColumn
 from proxy.store.rows import AccountState, CredentialState, Purpose, TokenState
 from proxy.store.types import UtcDateTime, Words
 
-HEAD = "0001"  # the newest migration; revisions are numbers of four digits, so that older and newer can be told apart
+HEAD = "0002"  # the newest migration; revisions are numbers of four digits, so that older and newer can be told apart
 
 metadata = MetaData(
     naming_convention={
@@ -165,6 +165,16 @@ learned = Table(  # what an upstream announced after login, for the lists that t
     Column("protocol", Text, primary_key=True),
     Column("extensions", Words, nullable=False),
     Column("learned_at", UtcDateTime, nullable=False),
+)
+
+told = Table(  # the trouble that people were last told of by an alert; no row: that all is well
+    "told",
+    metadata,
+    Column("subject", Text, primary_key=True),  # "account:17" or "upstream:name"
+    Column("account_id", ForeignKey(account.c.id, ondelete="CASCADE")),  # null: an upstream
+    Column("state", Text, nullable=False),
+    Column("since", UtcDateTime, nullable=False),
+    UniqueConstraint("account_id"),
 )
 
 revision = Table(  # one row; raised by every change that live sessions must notice

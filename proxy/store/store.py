@@ -14,12 +14,13 @@ from typing import Self
 from sqlalchemy import text
 
 from proxy.errors import StoreError
-from proxy.store import accounts, credentials, deposits, migrate as _migrate, revisions
+from proxy.store import accounts, credentials, deposits, migrate as _migrate, recipients, revisions, upkeep
 from proxy.store.engine import Database, parse_url
 from proxy.store.faults import RESTORE
 from proxy.store.rows import (
     Account,
     AccountState,
+    AppKey,
     Credential,
     CredentialState,
     Deposit,
@@ -28,10 +29,13 @@ from proxy.store.rows import (
     NewAccount,
     NewCredential,
     Purpose,
+    Recipient,
     SelectorTaken,
     Standing,
     TokenState,
+    Told,
     Use,
+    Wrap,
 )
 from proxy.store.schema import HEAD
 
@@ -146,10 +150,30 @@ class Store:
 
     # App passwords
 
-    def add_credential(self, new: NewCredential) -> Credential:
-        """Add an app password. Raises StoreError for a live one of this name, SelectorTaken: draw again."""
+    def add_credential(
+        self,
+        new: NewCredential,
+        key: AppKey | None = None,
+        *,
+        opened: Sequence[tuple[Deposit, Wrap]] = (),
+        tokens: Sequence[Deposit] = (),
+    ) -> Credential:
+        """Add an app password; in a sealed account with its key, which must open whatever the account has then.
+
+        opened  what the account has, each with a wrap to the new key
+        tokens  or what takes its place: new tokens, sealed to all keys of the account and the new one
+        raises  StoreError for a live one of this name; SelectorTaken: draw again; RecipientsChanged: read again
+        """
+        now = self._clock()
         with self._write() as connection:
-            return credentials.add_credential(connection, new, self._clock())
+            credential, secret_id = credentials.add_credential(connection, new, now)
+            if key is not None:
+                recipients.add_app_key(connection, secret_id, key, now)
+                if not tokens:
+                    recipients.add_wraps(connection, new.account_id, opened)
+            for one in tokens:
+                deposits.put_deposit(connection, one, now)
+            return credential
 
     def credentials(self, account_id: int | None) -> list[Credential]:
         """App passwords in every state, of one account or (None) of all; by e-mail, then oldest first."""
@@ -167,7 +191,7 @@ class Store:
     def set_credential_states(self, public_ids: Sequence[str], state: CredentialState) -> list[Credential]:
         """Suspend, resume or revoke. What changes raises its generation, and the revision."""
         with self._write() as connection:
-            return credentials.set_states(connection, public_ids, state)
+            return credentials.set_states(connection, public_ids, state, self._clock())
 
     def find_login(self, name: str, selector: str) -> LoginRow | None:
         """Everything that one login needs, in one SELECT; None if nobody logs in by this name."""
@@ -214,14 +238,51 @@ class Store:
         with self._write() as connection:
             deposits.release_lease(connection, account_id, fence)
 
+    # Keys that these are sealed to
+
+    def recipients(self, account_id: int) -> list[Recipient]:
+        """Whom a deposit of this account is to be wrapped to; empty for a sealed one without an app password."""
+        with self._read() as connection:
+            return recipients.recipients_of(connection, account_id)
+
+    def app_key(self, secret_id: int) -> AppKey | None:
+        """The key of a sealed account's app password, None if it has none any more."""
+        with self._read() as connection:
+            return recipients.app_key_of(connection, secret_id)
+
     def add_master(self, key: MasterKey) -> None:
         with self._write() as connection:
-            deposits.add_master(connection, key)
+            recipients.add_master(connection, key)
 
     def masters(self) -> list[MasterKey]:
         """The masters' public halves, newest first."""
         with self._read() as connection:
-            return deposits.masters(connection)
+            return recipients.masters(connection)
+
+    def wraps_under(self, master: str, after: str, limit: int) -> list[Deposit]:
+        """A page of the deposits that are wrapped to this master, by row, each with that one wrap."""
+        with self._read() as connection:
+            return recipients.wraps_under(connection, master, after, limit)
+
+    def app_keys_under(self, master: str, after: str, limit: int) -> list[AppKey]:
+        """A page of the app keys that are locked under this master, by key id."""
+        with self._read() as connection:
+            return recipients.app_keys_under(connection, master, after, limit)
+
+    def replace_wraps(self, pairs: Sequence[tuple[Deposit, Wrap]]) -> int:
+        """Put new wraps in place of old ones that are still there; returns how many were."""
+        with self._write() as connection:
+            return recipients.replace_wraps(connection, pairs)
+
+    def replace_app_keys(self, pairs: Sequence[tuple[AppKey, AppKey]]) -> int:
+        """The same for app keys."""
+        with self._write() as connection:
+            return recipients.replace_app_keys(connection, pairs)
+
+    def drop_master(self, key_id: str) -> int:
+        """Forget a master. Returns how many wraps and app keys are still under it: with any, nothing is done."""
+        with self._write() as connection:
+            return recipients.drop_master(connection, key_id)
 
     # What live sessions and fronts look at
 
@@ -245,3 +306,33 @@ class Store:
             return
         with self._write() as connection:
             revisions.put_extensions(connection, upstream, protocol, words, self._clock())
+
+    # What runs by itself
+
+    def upheld_accounts(self, ids: Collection[int]) -> list[Account]:
+        """Those of these accounts whose tokens may be renewed in the background. See upkeep, here and below."""
+        with self._read() as connection:
+            return upkeep.upheld_accounts(connection, ids)
+
+    def failing_accounts(self, limit: int) -> list[Account]:
+        with self._read() as connection:
+            return upkeep.failing_accounts(connection, limit)
+
+    def idle_accounts(self, before: datetime, limit: int) -> list[Account]:
+        """Accounts whose refresh token nobody used since then."""
+        with self._read() as connection:
+            return upkeep.idle_accounts(connection, before, limit)
+
+    def accounts_to_tell_of(self) -> list[tuple[Account, Told | None]]:
+        """Accounts in trouble and those that people believe to be, each with what they were told."""
+        with self._read() as connection:
+            return upkeep.accounts_to_tell_of(connection)
+
+    def upstreams_told_of(self) -> dict[str, Told]:
+        with self._read() as connection:
+            return upkeep.upstreams_told_of(connection)
+
+    def replace_told(self, subject: str, account_id: int | None, former: Told | None, new: Told | None) -> bool:
+        """Claim the telling of a change, or take the claim back; False if it is somebody else's."""
+        with self._write() as connection:
+            return upkeep.replace_told(connection, subject, account_id, former, new)

@@ -20,6 +20,7 @@ from hashlib import sha256
 from proxy.secret import Secret
 from proxy.store.rows import LoginRow
 from proxy.vault.apppassword import AppPassword
+from proxy.vault.sealed import Concealer, OpenKey
 
 MAX_ENTRIES = 50_000  # about 30 MB with their rows; the least recently used go first
 
@@ -30,6 +31,7 @@ class Verified:
 
     row: LoginRow
     until: float
+    concealed: bytes | None  # of a sealed account: its app key, under the app password
 
     def is_for(self, row: LoginRow) -> bool:
         """Whether `row` names the same account, secret row and generation."""
@@ -43,6 +45,7 @@ class VerifyCache:
         self._ttl_s = ttl_s
         self._clock = clock
         self._digests = Fingerprints()
+        self._concealer = Concealer()
         self._entries: OrderedDict[bytes, Verified] = OrderedDict()
 
     def find(self, login: str, password: AppPassword) -> Verified | None:
@@ -53,11 +56,16 @@ class VerifyCache:
             return None
         return entry
 
-    def remember(self, login: str, password: AppPassword, row: LoginRow) -> None:
-        """Keep a success that the store has just confirmed."""
-        key = self._digests.of(login, password.whole)
-        self._entries[key] = Verified(row, self._clock() + self._ttl_s)
-        self._entries.move_to_end(key)
+    def app_key(self, known: Verified, password: AppPassword) -> OpenKey | None:
+        """The app key of a sealed account that was opened at that login, None for an ordinary one's."""
+        return None if known.concealed is None else self._concealer.reveal(known.concealed, password)
+
+    def remember(self, login: str, password: AppPassword, row: LoginRow, key: OpenKey | None = None) -> None:
+        """Keep a success that the store has just confirmed; the key only under the password itself."""
+        digest = self._digests.of(login, password.whole)
+        concealed = None if key is None else self._concealer.conceal(key, password)
+        self._entries[digest] = Verified(row, self._clock() + self._ttl_s, concealed)
+        self._entries.move_to_end(digest)
         while len(self._entries) > MAX_ENTRIES:
             self._entries.popitem(last=False)
 

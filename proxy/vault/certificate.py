@@ -1,4 +1,4 @@
-"""The listeners' certificate: makes a self-signed one for a first set-up, and tells what is in the one configured."""
+"""Certificates: makes a self-signed one for the listeners of a first set-up, and tells what is in those configured."""
 
 from __future__ import annotations
 
@@ -68,17 +68,17 @@ def inspect(certificate: Path, key: Path) -> CertificateFacts:
     try:
         chain = x509.load_pem_x509_certificates(_read(certificate))
     except ValueError:
-        raise ConfigError(f"{certificate} holds no PEM certificate", "name the right file in [tls]") from None
+        raise ConfigError(f"{certificate} holds no PEM certificate", "name the right file") from None
     try:
         private = serialization.load_pem_private_key(_read(key), password=None)
     except (ValueError, TypeError, UnsupportedAlgorithm):  # TypeError: it has a pass phrase
         raise ConfigError(
             f"{key} holds no PEM private key without a pass phrase",
-            "name the right file in [tls], or remove the phrase",
+            "name the right file, or remove the phrase",
         ) from None
     leaf = chain[0]  # RFC 8446 4.4.2: the server's own certificate comes first
     if _public_bytes(leaf.public_key()) != _public_bytes(private.public_key()):
-        raise ConfigError(f"{key} is not the key of {certificate}", "name the pair that fits in [tls]")
+        raise ConfigError(f"{key} is not the key of {certificate}", "name the pair that fits")
     return CertificateFacts(
         _names(leaf), leaf.not_valid_before_utc, leaf.not_valid_after_utc, leaf.issuer == leaf.subject
     )
@@ -91,7 +91,7 @@ def _read(path: Path) -> bytes:
     except OSError as error:
         raise ConfigError(f"cannot read {path}: {error.strerror}", "check that it exists and who owns it") from None
     if len(data) > MAX_SECRET_FILE_BYTES:
-        raise ConfigError(f"{path} is longer than {MAX_SECRET_FILE_BYTES} bytes", "name the right file in [tls]")
+        raise ConfigError(f"{path} is longer than {MAX_SECRET_FILE_BYTES} bytes", "name the right file")
     return data
 
 

@@ -200,3 +200,46 @@ def test_init_keeps_a_directory_that_was_there(tmp_path, monkeypatch):
     with pytest.raises(OperatorError, match=r"cannot set up .*: No space left on device"):
         init(tmp_path / "gatepost.toml", NOW)
     assert list(tmp_path.iterdir()) == []
+
+
+def use_certificate(setup: Path) -> None:
+    edit(
+        setup,
+        'client_id = "your-client-id" ',
+        'client_id = "your-client-id"\nclient_certificate = "cert.pem"\nclient_key = "file:key.pem" ',
+    )
+
+
+def test_client_certificate_is_looked_at_with_its_key(setup):
+    use_certificate(setup)
+    findings = look(setup)
+    assert findings["upstream main client_key"].verdict == "ok"
+    assert "fits its key" in findings["upstream main client_certificate"].detail
+    soon = look(setup, NOW + LIFETIME - timedelta(days=10))["upstream main client_certificate"]
+    assert soon.verdict == "warning"
+    assert "upload a new one" in soon.remedy
+    assert look(setup, NOW + LIFETIME + timedelta(days=1))["upstream main client_certificate"].verdict == "failed"
+    (setup / "key.pem").write_text("hunter2")
+    findings = look(setup)
+    assert findings["upstream main client_certificate"].verdict == "failed"
+    assert "hunter2" not in str(findings)
+
+
+def test_client_key_from_elsewhere_is_only_read(setup, monkeypatch):
+    use_certificate(setup)
+    edit(setup, '"file:key.pem" ', '"env:CLIENT_KEY" ')
+    assert look(setup)["upstream main client_key"].verdict == "failed"
+    monkeypatch.setenv("CLIENT_KEY", "hunter2")
+    findings = look(setup)
+    assert findings["upstream main client_key"].verdict == "ok"
+    assert "upstream main client_certificate" not in findings
+
+
+def test_alert_command_has_to_be_a_program(setup):
+    edit(setup, "[keys]\n", '[alerts]\ncommand = ["bin/tell", "root"]\n[keys]\n')
+    assert look(setup)["alerts command"].verdict == "failed"
+    (setup / "bin").mkdir()
+    (setup / "bin" / "tell").write_text("#!/bin/sh\n")
+    assert look(setup)["alerts command"].verdict == "failed"
+    (setup / "bin" / "tell").chmod(0o755)
+    assert look(setup)["alerts command"].verdict == "ok"

@@ -83,7 +83,7 @@ def test_json_of_a_new_account(gatepost):
 def test_account_without_a_secret_says_what_is_missing(gatepost):
     out = gatepost.done("account", "add", "ann@example.com", "--upstream", "main").out
     assert "Nothing can log in yet" in out
-    assert "--refresh-token-stdin" in out
+    assert "gatepost account connect ann@example.com" in out
 
 
 def test_accounts_are_listed_with_token_and_live_app_passwords(gatepost):

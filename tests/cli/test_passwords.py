@@ -279,5 +279,5 @@ def test_no_password_in_the_repr_of_what_create_returns(ann):
     from proxy.config.reader import load  # noqa: PLC0415
 
     with opened(load(ann.config), "test") as desk:
-        created = passwords.create(desk, passwords.PasswordRequest("ann", "x"))
+        created = passwords.create(desk, passwords.prepare(desk, passwords.PasswordRequest("ann", "x")))
     assert created.password not in repr(created)

@@ -19,16 +19,18 @@ VERBS = (
     ("check",),
     ("db", "upgrade"),
     ("account", "add"),
+    ("account", "connect"),
     ("account", "list"),
     ("account", "show"),
     ("account", "remove"),
     ("create",),
+    ("key", "rotate"),
     ("list",),
     ("show",),
     ("revoke",),
 )
-NOT_BUILT = ("rotate", "suspend", "resume", "sessions", "audit", "key", "backup", "restore", "completion")
-NOT_BUILT_ACCOUNT = ("connect", "disable", "enable", "alias")
+NOT_BUILT = ("rotate", "suspend", "resume", "sessions", "audit", "backup", "restore", "completion")
+NOT_BUILT_ACCOUNT = ("disable", "enable", "alias")
 
 
 @pytest.mark.parametrize("verb", VERBS)

@@ -37,6 +37,28 @@ def test_init_makes_a_set_up_that_loads(tmp_path, capsys):
     ]
 
 
+def test_first_configuration_leaves_only_the_client_to_fill_in(tmp_path):
+    main(["init", str(tmp_path / "new")])
+    file = tmp_path / "new" / "gatepost.toml"
+    upstream = load(file).upstreams["main"]
+    assert upstream.preset == "microsoft365"
+    edited = [line.lstrip("# ").split(" ")[0] for line in file.read_text().splitlines() if "# EDIT" in line]
+    assert edited == ["client_id", "client_secret", "tenant"]
+    text = re.sub(r"^# (client_secret|tenant) =", r"\1 =", file.read_text(), count=2, flags=re.MULTILINE)
+    file.write_text(text)
+    oauth2 = load(file).upstreams["main"].oauth2
+    assert oauth2 is not None
+    assert oauth2.token_url.startswith("https://login.microsoftonline.com/your-tenant-id/")
+
+
+def test_first_configuration_shows_a_server_without_a_preset_that_loads(tmp_path):
+    main(["init", str(tmp_path / "new")])
+    file = tmp_path / "new" / "gatepost.toml"
+    head, _, tail = file.read_text().partition("# [upstream.other]")
+    file.write_text(head + re.sub(r"^# ?", "", "# [upstream.other]" + tail, flags=re.MULTILINE))
+    assert load(file).upstreams["other"].preset == ""
+
+
 def test_secret_files_are_for_their_owner_alone(gatepost):
     for name in ("master.key", "key.pem", "gatepost.db"):
         assert stat.S_IMODE((gatepost.directory / name).stat().st_mode) == 0o600
@@ -132,7 +154,10 @@ def closed_port() -> int:
 
 
 def point_upstreams_at(gatepost, port: int) -> None:
-    text = re.sub(r'"(imaps?|smtps?)://[^"]*"', rf'"\1://127.0.0.1:{port}"', gatepost.config.read_text())
+    own = f'imap = "imaps://127.0.0.1:{port}"\nsmtp = "smtp://127.0.0.1:{port}"'
+    text = gatepost.config.read_text().replace('preset = "microsoft365"', own)
+    text = text.replace("client_id = ", 'token_url = "https://127.0.0.1:1/"\nclient_id = ', 1)
+    text = text.replace("imaps://imap.example.com", f"imaps://127.0.0.1:{port}")
     gatepost.config.write_text(text)
 
 

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from proxy.config import Config, Endpoint, KeysConfig, LimitsConfig, LogConfig, OAuth2Config, StoreConfig, Tls
-from proxy.config.model import ListenConfig, TlsConfig, UpstreamConfig, WorkersConfig
+from proxy.config.model import AlertsConfig, ListenConfig, TlsConfig, UpstreamConfig, WorkersConfig
 from proxy.config.reader import MAX_FILE_BYTES, load
 from proxy.errors import ConfigError
 
@@ -50,10 +50,13 @@ def test_example_shows_the_defaults():
     assert config.log == LogConfig()
     assert config.workers == WorkersConfig()
     assert config.limits == LimitsConfig()
-    office = config.upstreams["office"]
-    assert office.auth == UpstreamConfig("x").auth
+    office, company = config.upstreams["office"], config.upstreams["company"]
     assert office.oauth2 is not None
     assert office.oauth2.grant == OAuth2Config("", "").grant
+    assert company.auth == UpstreamConfig("x").auth
+    assert company.limits == UpstreamConfig("x").limits
+    assert company.oauth2 is not None
+    assert company.oauth2.redirect_url == OAuth2Config("", "").redirect_url
     assert [listener.insecure for listener in config.listeners] == [False, False, False]
 
 
@@ -71,12 +74,14 @@ def test_example_shows_every_key_of_the_model():
         "log": LogConfig,
         "workers": WorkersConfig,
         "limits": LimitsConfig,
+        "alerts": AlertsConfig,
     }.items():
         assert set(written[section]) == names(model)
     assert set(written["listen"][0]) == names(ListenConfig) - {"host", "port"} | {"address"}
     in_upstreams = set[str]().union(*written["upstream"].values())
-    assert in_upstreams == names(UpstreamConfig) - {"name"}
-    assert set(written["upstream"]["office"]["oauth2"]) == names(OAuth2Config)
+    assert in_upstreams == names(UpstreamConfig) - {"name"} | {"cloud"}
+    in_oauth2 = set[str]().union(*(one.get("oauth2", {}) for one in written["upstream"].values()))
+    assert in_oauth2 == names(OAuth2Config)
 
 
 def test_smallest_file_gets_every_default(tmp_path):
@@ -270,7 +275,6 @@ BROKEN = {
     "unknown key": (LISTEN + 'protcol = "imap"\n' + UPSTREAM, "[[listen]] #1 protcol", "did you mean protocol?"),
     "key of a later version": (LISTEN + 'minimum_tls = "1.0"\n' + UPSTREAM, "minimum_tls", "unknown key"),
     "PROXY header": (LISTEN + 'proxy_protocol_from = ["10.0.0.0/8"]\n' + UPSTREAM, "proxy_protocol_from"),
-    "preset": (LISTEN + UPSTREAM + 'preset = "gmail"\n', "[upstream.one] preset", "unknown key"),
     "key with a line end": ('"a\\nb" = 1\n', "a\\nb", "unknown key"),
     "unknown limit": ("[limits]\nconections = 1\n" + LISTEN + UPSTREAM, "[limits] conections", "mean connections?"),
     "pop3": (LISTEN.replace('"imap"', '"pop3"') + UPSTREAM, '#1 protocol: "pop3" is not known', 'use "imap" or "smtp"'),
@@ -308,7 +312,7 @@ BROKEN = {
     "oauth2 with password": (LISTEN + UPSTREAM + OAUTH2.split("\n", 2)[2], "oauth2: is not used", "remove"),
     "no client id": (LISTEN + OAUTH2.replace("client_id", "# "), "[upstream.one.oauth2] client_id: is missing", "add"),
     "no token url": (LISTEN + OAUTH2.replace("token_url", "# "), "token_url: is missing", "https://"),
-    "other grant": (LISTEN + OAUTH2 + 'grant = "client_credentials"\n', "grant: ", 'use "user"'),
+    "other grant": (LISTEN + OAUTH2 + 'grant = "password"\n', "grant: ", 'use "user", "client_credentials" or'),
     "scopes is a string": (LISTEN + OAUTH2 + 'scopes = "mail"\n', "scopes: is a string", "list"),
     "client secret itself": (LISTEN + OAUTH2 + 'client_secret = "hunter2"\n', "client_secret: must be", "never the"),
     "master key itself": ('[keys]\nmaster = "hunter2"\n' + LISTEN + UPSTREAM, "[keys] master: must be", "never the"),

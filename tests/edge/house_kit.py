@@ -223,6 +223,7 @@ class Gatepost:
     password: str
     trust: ssl.SSLContext
     lines: list[str]
+    sockets: list[socket.socket] = field(default_factory=list)  # of clients, closed at the end
 
     async def connect(self, tls: Tls, *, number: int = 0) -> End:
         """A client at the listener of this kind; with Tls.IMPLICIT behind the handshake."""
@@ -234,6 +235,7 @@ class Gatepost:
         host, port = found[number]
         sock = socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET)
         sock.setblocking(False)
+        self.sockets.append(sock)
         await soon(asyncio.get_running_loop().sock_connect(sock, (host, port)))
         return sock
 
@@ -294,7 +296,12 @@ async def open_house(
     store = Store.open(config.store.url, migrate=False)
     try:
         async with running(config, store, load_master(config.keys.master.read())) as server:
-            yield Gatepost(server, made.password, trust, ears.lines)
+            gate = Gatepost(server, made.password, trust, ears.lines)
+            try:
+                yield gate
+            finally:
+                for sock in gate.sockets:
+                    sock.close()
     finally:
         store.close()
         logger.removeHandler(ears)

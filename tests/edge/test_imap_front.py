@@ -14,7 +14,7 @@ from dataclasses import replace
 import pytest
 
 from proxy.config import Tls
-from proxy.edge import imap as module
+from proxy.edge import imap as module, relay
 from proxy.errors import Answer
 from tests.edge.house_kit import QUICK, USER, Mailbox, Set_up, command, imap_login, mail_server, make_template, open_house, set_up
 from tests.edge.relay_kit import End, soon
@@ -30,6 +30,12 @@ def made_once(tmp_path_factory):
 @pytest.fixture
 def made(made_once, tmp_path) -> Set_up:
     return set_up(made_once[0], tmp_path / "gate", made_once[1])
+
+
+@pytest.fixture(autouse=True)
+def short_linger(monkeypatch):
+    """An upstream that does not answer LOGOUT-less leaving is waited for 5 s otherwise, in each test."""
+    monkeypatch.setitem(relay.LINGER_S, "imap", 0.1)
 
 
 def login(password: str, tag: bytes = b"a1") -> bytes:

@@ -8,6 +8,7 @@ import json
 import secrets
 import struct
 import time
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -73,10 +74,11 @@ class Idp(Part):
         self._lab_key = secrets.token_urlsafe(24)
         self._cookie_key = secrets.token_urlsafe(24)
         self._redirect_uris = [self.redirect_uri]
-        self._settings: dict[str, int | str] = {
+        self._settings: dict[str, int | str | dict[str, str]] = {
             "ttl_s": ttl_s,
             "access_token_length": DEFAULT_TOKEN_LENGTH,
             "app_mailbox": "",
+            "delegates": {},
         }
 
     def launch(self) -> None:
@@ -151,6 +153,10 @@ class Idp(Part):
         """
         self._set(app_mailbox=user)
 
+    def set_delegates(self, delegates: dict[str, str]) -> None:
+        """Set whose tokens open which other mailbox from now on, as a member's open a shared one; user -> mailbox."""
+        self._set(delegates=delegates)
+
     def token_requests(self, *, reset: bool = False) -> TokenRequests:
         """Return the counts since the start or the last reset; reset=True counts from zero and returns that."""
         return TokenRequests(**self._pull("token-requests", reset=reset))
@@ -159,8 +165,18 @@ class Idp(Part):
         """End all grants, tokens and sign-in sessions of a user."""
         self._pull("revoke", user=user)
 
+    def add_signed_client(self, client_id: str, public_jwk: dict[str, str], *, refresh_tokens: bool = True) -> None:
+        """Register a client that says who it is by a signature (private_key_jwt); gone after forget()."""
+        self._pull("signed-client", client_id=client_id, jwk=public_jwk, refresh_tokens=refresh_tokens)
+
+    def add_service_account(
+        self, email: str, key_id: str, public_jwk: dict[str, str], mailboxes: Iterable[str]
+    ) -> None:
+        """Register a service account that may get tokens in the name of mailboxes, as Google has them; for this run."""
+        self._pull("service-account", email=email, key_id=key_id, jwk=public_jwk, mailboxes=list(mailboxes))
+
     def allow_redirect(self, uri: str) -> None:
-        """Register one more redirect URI for the client; it is compared exactly."""
+        """Register one more redirect URI for the client, compared exactly; on loopback without a port, with any."""
         self._redirect_uris.append(uri)
         self._pull("redirect-uri", uri=uri)
 
@@ -176,7 +192,7 @@ class Idp(Part):
     def _state_file(self) -> Path:
         return self._directory / "state.json"
 
-    def _set(self, **settings: int | str) -> None:
+    def _set(self, **settings: int | str | dict[str, str]) -> None:
         self._settings.update(settings)  # so that a restart keeps them
         self._pull("settings", **settings)
 

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Install what tests/lab runs: the upstream servers and the legacy mail clients of the test-suite.
+# Install what tests/lab runs: the upstream servers, the legacy mail clients and the browser of the test-suite.
 #
 #   tests/lab/install.sh [servers] [clients]      neither word means both
 #
@@ -8,7 +8,8 @@
 set -euo pipefail
 
 SERVERS="dovecot-core dovecot-imapd dovecot-lmtpd dovecot-submissiond postfix"
-CLIENTS="curl isync fetchmail msmtp mutt swaks"
+# libnet-ssleay-perl: swaks only recommends it, and has no TLS without.
+CLIENTS="curl isync fetchmail msmtp mutt offlineimap3 swaks libnet-ssleay-perl chromium"
 OLDEST_NODE=20 # oidc-provider 9 uses syntax and crypto that node 18 lacks
 here=$(cd "$(dirname "$0")" && pwd)
 venv=${VENV:-.venv}

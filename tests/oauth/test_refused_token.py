@@ -95,7 +95,7 @@ async def test_an_account_that_the_upstream_refuses_is_not_dialled_and_alarms_on
     for _ in range(3):
         assert await refusal_of(house, password) is Refusal.UPSTREAM_REFUSES
     assert (len(house.upstream.dialled), len(house.endpoint.requests)) == (3, 2)
-    house.login._redial_at.clear()  # five minutes later
+    house.login._dialler._redial_at.clear()  # five minutes later
     house.clock.pass_s(301)
     assert await refusal_of(house, password) is Refusal.UPSTREAM_REFUSES  # renewed once more, refused once more
     assert (len(house.upstream.dialled), len(house.endpoint.requests)) == (5, 3)
@@ -130,7 +130,7 @@ async def test_a_renewal_that_failed_for_the_provider_s_sake_does_not_count(
 async def test_an_upstream_that_accepts_again_ends_the_state(house: House, ann: tuple[Account, str]) -> None:
     house.upstream.script.append(REFUSED)
     await refusal_of(house, ann[1])
-    house.login._redial_at.clear()
+    house.login._dialler._redial_at.clear()
     await house.enter("ann@x.test", ann[1])
     await house.login.close()
     assert house.token_state(ann[0]) == "fresh"

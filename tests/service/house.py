@@ -32,7 +32,7 @@ from proxy.store.store import Store
 from proxy.throttle import Throttle
 from proxy.vault.apppassword import ALPHABET, LENGTH, AppPassword, generate, parse
 from proxy.vault.cache import VerifyCache
-from proxy.vault.hashing import Hasher, HashPool
+from proxy.vault.hashing import Hasher, HashPool, Stretch
 from proxy.vault.sealing import MasterPrivate, Recipient, generate_master, load_master, seal, unseal
 from proxy.wire.sasl import Bearer, Credentials, Password, UpstreamCredential
 from tests.service.token_endpoint import CLIENT_SECRET, TokenEndpoint, listening
@@ -94,12 +94,17 @@ class CountingHasher(Hasher):
         super().__init__(**parameters)
         self.verifies = 0
         self.hashes = 0
+        self.stretches = 0
         self.gate: threading.Event | None = None
         self.is_waiting = threading.Event()
 
     def hash(self, password: AppPassword) -> str:
         self.hashes += 1
         return super().hash(password)
+
+    def stretched(self, stretch: Stretch, password: AppPassword) -> bytes:
+        self.stretches += 1
+        return super().stretched(stretch, password)
 
     def verify(self, phc: str, password: AppPassword) -> bool:
         self.verifies += 1

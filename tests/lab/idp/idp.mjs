@@ -15,7 +15,12 @@ import { Store } from './store.mjs';
 const ID_TOKEN_ALGORITHM = 'ES256'; // an RSA key would take longer to make than all the rest of the start
 
 const config = JSON.parse(readFileSync(process.argv[2], 'utf8'));
-const settings = { ttl_s: config.ttl_s, access_token_length: config.access_token_length, app_mailbox: config.app_mailbox };
+const settings = {
+  ttl_s: config.ttl_s,
+  access_token_length: config.access_token_length,
+  app_mailbox: config.app_mailbox,
+  delegates: config.delegates,
+};
 const store = new Store();
 store.load(config.state_file);
 if (!store.get('lab:signing-key')) {
@@ -61,7 +66,9 @@ const provider = new Provider(config.issuer, {
   findAccount: async (ctx, id) => (config.users[id]
     ? { accountId: id, claims: async () => ({ sub: id, email: id }) } : undefined),
   // Dovecot compares this with the login name.
-  extraTokenClaims: async (ctx, token) => ({ email: token.accountId ?? settings.app_mailbox }),
+  extraTokenClaims: async (ctx, token) => ({
+    email: token.accountId ? settings.delegates[token.accountId] ?? token.accountId : settings.app_mailbox,
+  }),
   formats: {
     bitsOfOpaqueRandomness: (ctx, token) => (token.kind === 'AccessToken' ? settings.access_token_length * 6 : 258),
   },
@@ -119,8 +126,16 @@ const provider = new Provider(config.issuer, {
 });
 
 // Redirect addresses are compared exactly, as real providers do; a test registers the one of its own port.
+// One on loopback that was registered without a port is good for every port (RFC 8252 7.3), as at Entra and Google.
 const redirectUris = new Set(config.redirect_uris);
-provider.Client.prototype.redirectUriAllowed = (uri) => redirectUris.has(uri);
+const anyPort = (uri) => uri.replace(/^(http:\/\/(?:127\.0\.0\.1|localhost|\[::1\])):[0-9]+(?=\/)/, '$1');
+provider.Client.prototype.redirectUriAllowed = (uri) => redirectUris.has(uri) || redirectUris.has(anyPort(uri));
+
+// RFC 8628 leaves 5 s to whoever is told nothing; tests would wait for them.
+provider.use(async (ctx, next) => {
+  await next();
+  if (ctx.oidc?.route === 'device_authorization' && ctx.body?.device_code) ctx.body.interval = 1;
+});
 
 provider.on('server_error', (ctx, error) => console.error('server_error', ctx.path, error));
 for (const event of ['grant.error', 'authorization.error', 'introspection.error']) {
@@ -180,7 +195,9 @@ const callback = provider.callback();
 async function serve(req, res) {
   const path = req.url.split('?', 1)[0];
   if (path.startsWith('/lab/')) return desk.serve(req, res, path);
-  if (path === '/token') return gate.serve(req, res, () => callback(req, res));
+  if (path === '/token') {
+    return gate.serve(req, res, () => (desk.isForServiceAccounts(req) ? desk.serveAccount(req, res) : callback(req, res)));
+  }
   if (path.startsWith('/interaction/')) return interact(req, res, path);
   return callback(req, res);
 }

@@ -1,6 +1,9 @@
 // What no real identity provider has: counting, faults, tokens without a sign-in. Loopback only, behind a key.
 
+import { importJWK, jwtVerify } from 'jose';
+
 export const RESOURCE = 'urn:gatepost:lab:mail';
+const JWT_GRANT = 'urn:ietf:params:oauth:grant-type:jwt-bearer';
 const MAX_BODY_BYTES = 65536; // a form or a small JSON object; anything larger is a mistake of the test
 
 export async function readBody(req) {
@@ -92,6 +95,42 @@ export class LabDesk {
     return { client, accountId: user, grantId: await grant.save() };
   }
 
+  async #accessToken(user) {
+    const token = new this.provider.AccessToken({ ...await this.#grant(user), scope: 'mail', gty: 'authorization_code' });
+    token.resourceServer = new this.provider.ResourceServer(RESOURCE, {
+      scope: 'mail', audience: RESOURCE, accessTokenFormat: 'opaque',
+    });
+    return token.save();
+  }
+
+  serviceAccounts = new Map(); // e-mail -> { keyId, key, mailboxes }
+
+  isForServiceAccounts(req) {
+    return new URLSearchParams(req.body).get('grant_type') === JWT_GRANT;
+  }
+
+  // Google's domain-wide delegation: a signed JWT in place of a client and of a person (RFC 7523 2.1).
+  async serveAccount(req, res) {
+    const refuse = (error, text) => answer(res, 400, { error, error_description: text });
+    try {
+      const assertion = new URLSearchParams(req.body).get('assertion') ?? '';
+      const { payload } = await jwtVerify(assertion, async (header) => {
+        const claims = JSON.parse(Buffer.from(assertion.split('.')[1], 'base64url').toString());
+        const account = this.serviceAccounts.get(claims.iss);
+        if (!account || account.keyId !== header.kid) throw new Error('unknown account or key');
+        return account.key;
+      }, { audience: `${this.config.issuer}/token`, requiredClaims: ['exp', 'iat', 'scope', 'sub'], maxTokenAge: '1h' });
+      if (!this.serviceAccounts.get(payload.iss).mailboxes.includes(payload.sub)) {
+        return refuse('unauthorized_client', 'not authorized for this mailbox or scope');
+      }
+      if (!this.config.users[payload.sub]) return refuse('invalid_grant', 'Invalid email or User ID');
+      const token = await this.#accessToken(payload.sub);
+      return answer(res, 200, { access_token: token, token_type: 'Bearer', expires_in: this.settings.ttl_s });
+    } catch (error) {
+      return refuse('invalid_grant', `Invalid JWT: ${error.message}`);
+    }
+  }
+
   async #act(path, ask) {
     switch (path) {
       case '/lab/refresh-token': {
@@ -106,13 +145,7 @@ export class LabDesk {
         return { refresh_token: await token.save() };
       }
       case '/lab/access-token': {
-        const token = new this.provider.AccessToken({
-          ...await this.#grant(ask.user), scope: 'mail', gty: 'authorization_code',
-        });
-        token.resourceServer = new this.provider.ResourceServer(RESOURCE, {
-          scope: 'mail', audience: RESOURCE, accessTokenFormat: 'opaque',
-        });
-        return { access_token: await token.save() };
+        return { access_token: await this.#accessToken(ask.user) };
       }
       case '/lab/settings':
         Object.assign(this.settings, ask);
@@ -125,6 +158,22 @@ export class LabDesk {
         return this.gate.counts;
       case '/lab/revoke':
         this.store.removeAccount(ask.user);
+        return {};
+      case '/lab/signed-client': // read through the adapter, as a client of dynamic registration would be
+        this.store.put(`Client:${ask.client_id}`, {
+          client_id: ask.client_id,
+          token_endpoint_auth_method: 'private_key_jwt',
+          jwks: { keys: [ask.jwk] },
+          grant_types: ['authorization_code', 'client_credentials', ...(ask.refresh_tokens ? ['refresh_token'] : [])],
+          response_types: ['code'],
+          redirect_uris: this.config.redirect_uris,
+          id_token_signed_response_alg: 'ES256',
+        });
+        return {};
+      case '/lab/service-account':
+        this.serviceAccounts.set(ask.email, {
+          keyId: ask.key_id, key: await importJWK(ask.jwk, 'RS256'), mailboxes: ask.mailboxes,
+        });
         return {};
       case '/lab/redirect-uri':
         this.redirectUris.add(ask.uri);

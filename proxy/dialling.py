@@ -1,0 +1,108 @@
+"""From a verified account to an open connection upstream: whether to dial at all, with what, and how often.
+
+To the upstream Gatepost is one address: one dead token must not bring penalties on everyone. So an account that the
+upstream refuses is not dialled again until something changes, and a mailbox that is full upstream is waited for.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable, Coroutine
+from typing import NoReturn, Protocol as Interface, TypeVar
+
+from proxy.caps import Caps, Place
+from proxy.config import Protocol, UpstreamConfig
+from proxy.errors import Refusal, Refused, UpstreamError, UpstreamFault
+from proxy.login_rules import OF_UPSTREAM
+from proxy.oauth import TokenBroker
+from proxy.oauth.app_only import is_app_only
+from proxy.oauth.held import Held
+from proxy.store.rows import Account, TokenState
+from proxy.vault.sealed import OpenKey
+from proxy.wire.sasl import Bearer, Password, UpstreamCredential
+
+REFUSED_REDIAL_S = 300.0  # an upstream that refuses an account's fresh token is asked again after this
+
+
+class Abortable(Interface):
+    def abort(self) -> None: ...
+
+
+C = TypeVar("C", bound=Abortable)
+Dial = Callable[[UpstreamConfig, Protocol, UpstreamCredential], Awaitable[C]]
+
+
+class Dialler:
+    """Opens connections for accounts. One per LoginService."""
+
+    def __init__(
+        self, *, broker: TokenBroker, caps: Caps, do_later: Callable[[Coroutine[None, None, None]], None]
+    ) -> None:
+        """`do_later` runs what a login leaves behind, without making it wait."""
+        self._broker = broker
+        self._caps = caps
+        self._do_later = do_later
+        self._redial_at: dict[int, float] = {}  # by account; loop time
+
+    async def open(
+        self, account: Account, key: OpenKey | None, upstream: UpstreamConfig, protocol: Protocol, dial: Dial[C]
+    ) -> tuple[C, Place]:
+        """A connection that is logged in, and the place that it takes, to be left at the session's end.
+
+        key     opens a sealed account; from the app password that logs in
+        raises  Refused, StoreUnavailable
+        """
+        self._refuse_if_hopeless(account, upstream)
+        refused_before = self._redial_at.get(account.id)
+        place = await self._caps.place(upstream, account.upstream_user, protocol)
+        try:
+            with place:
+                if self._redial_at.get(account.id) != refused_before:
+                    # It happened to another login while this one stood in line.
+                    raise Refused(Refusal.UPSTREAM_REFUSES, "refused a moment ago")
+                connection = await self._dialled(account, key, upstream, protocol, dial)
+        except UpstreamError as error:
+            await self._failed(account, error)
+        if account.token_state is TokenState.UPSTREAM_REFUSES:
+            self._redial_at.pop(account.id, None)
+            # Not awaited: whoever is cancelled here would leave the connection to nobody.
+            self._do_later(self._broker.note_state(account, TokenState.FRESH, ""))
+        return connection, place
+
+    async def _dialled(
+        self, account: Account, key: OpenKey | None, upstream: UpstreamConfig, protocol: Protocol, dial: Dial[C]
+    ) -> C:
+        if upstream.auth == "password":
+            secret = await self._broker.password(account, key)
+            return await dial(upstream, protocol, Password(account.upstream_user, secret))
+        held = await self._broker.token(account, upstream, key)
+        try:
+            return await dial(upstream, protocol, _bearer(account, held))
+        except UpstreamError as error:
+            if error.fault is not UpstreamFault.REFUSED:
+                raise
+            renewed = await self._broker.renewed(account, upstream, held, key)
+            if renewed is None:
+                raise
+        # Outcomes E38: once, on a fresh connection.
+        return await dial(upstream, protocol, _bearer(account, renewed))
+
+    def _refuse_if_hopeless(self, account: Account, upstream: UpstreamConfig) -> None:
+        lacks_token = account.token_state in (TokenState.NEEDS_CONSENT, TokenState.NONE)
+        if lacks_token and not is_app_only(upstream):
+            raise Refused(Refusal.NEEDS_CONSENT, account.token_detail)
+        if account.token_state is TokenState.UPSTREAM_REFUSES:
+            now = asyncio.get_running_loop().time()
+            if now < self._redial_at.get(account.id, 0.0):
+                raise Refused(Refusal.UPSTREAM_REFUSES, account.token_detail)
+            self._redial_at[account.id] = now + REFUSED_REDIAL_S
+
+    async def _failed(self, account: Account, error: UpstreamError) -> NoReturn:
+        if error.fault is UpstreamFault.REFUSED:
+            self._redial_at[account.id] = asyncio.get_running_loop().time() + REFUSED_REDIAL_S
+            await self._broker.note_state(account, TokenState.UPSTREAM_REFUSES, error.said)
+        raise Refused(OF_UPSTREAM[error.fault], str(error)) from None
+
+
+def _bearer(account: Account, held: Held) -> Bearer:
+    return Bearer(account.upstream_user, held.token)

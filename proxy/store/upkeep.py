@@ -1,0 +1,104 @@
+"""Queries of what runs by itself: accounts whose tokens are to be looked after, and what people were told of them."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from datetime import datetime
+from typing import Any
+
+from sqlalchemy import Connection, Select, delete, func, insert, or_, select, update
+from sqlalchemy.exc import IntegrityError
+
+from proxy.store.accounts import ACCOUNT_COLUMNS
+from proxy.store.revisions import IDS_AT_ONCE
+from proxy.store.rows import Account, AccountState, Purpose, TokenState, Told
+from proxy.store.schema import account, deposit, told
+
+TROUBLES = (TokenState.FAILING, TokenState.NEEDS_CONSENT, TokenState.UPSTREAM_REFUSES)
+
+_newest = (  # when the account last got or gave something: a refresh replaces at least the access token
+    select(func.max(deposit.c.created)).where(deposit.c.account_id == account.c.id).correlate(account).scalar_subquery()
+)
+_has_grant = (
+    select(deposit.c.row_id)
+    .where(deposit.c.account_id == account.c.id, deposit.c.purpose == Purpose.REFRESH_TOKEN)
+    .correlate(account)
+    .exists()
+)
+# Nobody but a login opens a sealed account, and a disabled one gets no new tokens.
+_upheld: Select[Any] = select(*ACCOUNT_COLUMNS).where(
+    account.c.state == AccountState.ACTIVE, account.c.sealed.is_(False)
+)
+
+
+def upheld_accounts(connection: Connection, ids: Collection[int]) -> list[Account]:
+    """Those of these accounts that are active, not sealed, and fresh or failing; without their aliases."""
+    found: list[Account] = []
+    wanted = sorted(set(ids))
+    states = (TokenState.FRESH, TokenState.FAILING)
+    for start in range(0, len(wanted), IDS_AT_ONCE):
+        these = _upheld.where(account.c.id.in_(wanted[start : start + IDS_AT_ONCE]), account.c.token_state.in_(states))
+        found += _read(connection, these)
+    return found
+
+
+def failing_accounts(connection: Connection, limit: int) -> list[Account]:
+    """Active accounts, not sealed, whose provider failed last time; those that fail longest first."""
+    failing = _upheld.where(account.c.token_state == TokenState.FAILING).order_by(account.c.token_since).limit(limit)
+    return _read(connection, failing)
+
+
+def idle_accounts(connection: Connection, before: datetime, limit: int) -> list[Account]:
+    """Active accounts, not sealed, with a refresh token that was neither used nor renewed since `before`."""
+    idle = _upheld.where(
+        account.c.token_state.in_((TokenState.FRESH, TokenState.FAILING, TokenState.UPSTREAM_REFUSES)),
+        _has_grant,
+        _newest < before,
+    ).order_by(_newest)
+    return _read(connection, idle.limit(limit))
+
+
+def accounts_to_tell_of(connection: Connection) -> list[tuple[Account, Told | None]]:
+    """Every account in trouble, and every one whose trouble people were told of."""
+    either = or_(account.c.token_state.in_(TROUBLES), told.c.state.is_not(None))
+    rows = connection.execute(
+        select(*ACCOUNT_COLUMNS, told.c.state, told.c.since)
+        .outerjoin(told, told.c.account_id == account.c.id)
+        .where(either)
+        .order_by(account.c.token_since)
+    )
+    return [(Account(*row[:-2]), None if row[-2] is None else Told(row[-2], row[-1])) for row in rows]
+
+
+def upstreams_told_of(connection: Connection) -> dict[str, Told]:
+    """By subject."""
+    rows = connection.execute(select(told.c.subject, told.c.state, told.c.since).where(told.c.account_id.is_(None)))
+    return {subject: Told(state, since) for subject, state, since in rows}
+
+
+def replace_told(
+    connection: Connection, subject: str, account_id: int | None, former: Told | None, new: Told | None
+) -> bool:
+    """Put `new` in place of `former`; False if something else stood there: somebody else tells people.
+
+    account_id  of an account's subject; None for an upstream's
+    """
+    this = told.c.subject == subject
+    if former is None:
+        if new is None or connection.execute(select(told.c.subject).where(this)).first() is not None:
+            return False
+        try:
+            with connection.begin_nested():
+                values = {"subject": subject, "account_id": account_id, "state": new.state, "since": new.since}
+                connection.execute(insert(told).values(values))
+        except IntegrityError:  # another node was quicker, or the account is gone
+            return False
+        return True
+    this &= (told.c.state == former.state) & (told.c.since == former.since)
+    if new is None:
+        return connection.execute(delete(told).where(this)).rowcount > 0
+    return connection.execute(update(told).where(this).values(state=new.state, since=new.since)).rowcount > 0
+
+
+def _read(connection: Connection, statement: Select[Any]) -> list[Account]:
+    return [Account(*row) for row in connection.execute(statement)]

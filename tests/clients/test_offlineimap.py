@@ -1,0 +1,86 @@
+"""offlineimap: tells its name by ID before it logs in, and syncs a Maildir both ways."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from tests.clients.kit import Desk, Login, Ran, append, beyond, folder, message, needs
+
+CONFIG = """\
+[general]
+accounts = gatepost
+metadata = {home}/metadata
+ui = basic
+
+[Account gatepost]
+localrepository = here
+remoterepository = there
+
+[Repository here]
+type = Maildir
+localfolders = {home}/here
+
+[Repository there]
+type = IMAP
+remotehost = localhost
+remoteport = {port}
+ssl = {is_implicit}
+starttls = {is_starttls}
+sslcacertfile = {ca_file}
+remoteuser = {user}
+remotepassfile = {password_file}
+folderfilter = lambda name: name == '{folder}'
+"""
+
+
+def offlineimap(desk: Desk, login: Login, name: str, form: str) -> Ran:
+    config = desk.write(
+        "offlineimaprc",
+        CONFIG.format(
+            home=desk.home,
+            port=desk.gate.imaps.port if form == "implicit" else desk.gate.imap.port,
+            is_implicit="yes" if form == "implicit" else "no",
+            is_starttls="no" if form == "implicit" else "yes",
+            ca_file=desk.lab.ca_file,
+            user=login.user,
+            password_file=login.password_file,
+            folder=name,
+        ),
+    )
+    return desk.run([needs("offlineimap", "offlineimap3"), "-o", "-1", "-c", config], login)
+
+
+@pytest.mark.parametrize("form", ["implicit", "starttls"])
+def test_offlineimap_syncs_both_ways(desk: Desk, login: Login, mark: str, form: str) -> None:
+    begin = len(desk.gate.log())
+    with beyond(desk.lab, login.user) as imap:
+        imap.create(mark)
+        append(imap, mark, "there")
+    maildir = _maildir(desk.home / "here" / mark)
+    (maildir / "new" / "1.1.here").write_text(message("here"), newline="")
+
+    ran = offlineimap(desk, login, mark, form)
+
+    assert ran.status == 0, ran.text
+    here = [file.read_text() for part in ("new", "cur") for file in (maildir / part).iterdir()]
+    assert sorted(text.partition("Subject: ")[2].partition("\n")[0] for text in here) == ["here", "there"]
+    with beyond(desk.lab, login.user) as imap:
+        assert set(folder(imap, mark)) == {"here", "there"}
+    line = desk.gate.await_log(rf"event=login .*user={login.user} .*result=ok ", after=begin)
+    # Over STARTTLS it sends ID in clear, which is forgotten with the rest of what was said before TLS.
+    assert ('client="OfflineIMAP ' in line) == (form == "implicit")
+
+
+def test_offlineimap_hears_that_the_password_is_wrong(desk: Desk, wrong: Login) -> None:
+    ran = offlineimap(desk, wrong, "INBOX", "implicit")
+
+    assert ran.status != 0
+    assert "[AUTHENTICATIONFAILED] Login name or app password is wrong" in ran.text
+
+
+def _maildir(path: Path) -> Path:
+    for part in ("new", "cur", "tmp"):
+        (path / part).mkdir(parents=True)
+    return path
