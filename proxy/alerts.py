@@ -20,7 +20,7 @@ from typing import Protocol
 from proxy.errors import StoreUnavailable
 from proxy.logs import Line
 from proxy.store.pool import StorePool
-from proxy.store.rows import Account, AccountState, Told, TokenState
+from proxy.store.rows import Account, AccountState, TokenState, Told
 from proxy.store.store import Store
 
 logger = logging.getLogger("gatepost.alerts")
@@ -136,6 +136,9 @@ class Alerts:
                 is_told = await self.tell()
             except StoreUnavailable:  # the registry's watcher logs it
                 is_told = True
+            except Exception:
+                logger.exception("%s", Line("alerts_crashed"))  # mail goes on without them
+                is_told = False
             if is_told:
                 pause_s = first_s
                 await asyncio.sleep(BREATH_S)

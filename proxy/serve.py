@@ -12,10 +12,12 @@ import os
 import signal
 import socket
 import ssl
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Coroutine
 from dataclasses import dataclass
 from time import monotonic
 
+from proxy.alerts import Alerts
+from proxy.caps import Caps
 from proxy.config import Config, ListenConfig, Tls
 from proxy.edge import listen
 from proxy.edge.extensions import Extensions
@@ -25,10 +27,12 @@ from proxy.edge.imap import ImapFront
 from proxy.edge.smtp import SmtpFront
 from proxy.edge.tls import client_context, server_context, slim_buffers
 from proxy.errors import Answer, ConfigError
+from proxy.hooks import Hooks
 from proxy.journal import Journal
 from proxy.login import LoginService
 from proxy.logs import Line, configure
 from proxy.oauth import TokenBroker, TokenClient
+from proxy.oauth.ahead import Ahead
 from proxy.sessions import Registry
 from proxy.store.pool import StorePool
 from proxy.store.store import Store
@@ -40,7 +44,7 @@ from proxy.vault.sealing import MasterPrivate, load_master
 logger = logging.getLogger("gatepost.serve")
 
 IDLE_SWEEP_S = 5.0
-FAREWELL_S = 3.0  # from BYE / 421 to the clients that were not logged in until they are cut off
+FAREWELL_S = 6.0  # for BYE / 421 to the clients that were not logged in: longer than the fronts wait for one (CLOSE_S)
 
 
 @dataclass(slots=True)
@@ -105,10 +109,8 @@ async def _run(config: Config, store: Store, master: MasterPrivate) -> None:
 async def running(config: Config, store: Store, master: MasterPrivate) -> AsyncIterator[Server]:
     """A Gatepost that accepts, on this loop; what is left is cut off at the end. Raises ConfigError."""
     slim_buffers()
-    sockets = [listen.bind(listener) for listener in config.listeners]
     async with contextlib.AsyncExitStack() as stack:
-        for sock in sockets:
-            stack.callback(sock.close)
+        sockets = [stack.enter_context(listen.bind(listener)) for listener in config.listeners]
         server = await build(config, store, master, sockets, stack)
         for acceptor in server.acceptors:
             stack.push_async_callback(acceptor.close)
@@ -135,12 +137,17 @@ async def build(
     journal = Journal(lambda uses: pool.run(store.record_uses, uses))
     stack.push_async_callback(journal.flush)
     token_client = TokenClient(client_context)
-    broker = TokenBroker(store=store, pool=pool, master=master, client=token_client, clock=monotonic)
+    hostname = socket.gethostname()
+    alerts = Alerts(store=store, pool=pool, deliver=Hooks(config.alerts).deliver, node=hostname)
+    broker = TokenBroker(store=store, pool=pool, master=master, client=token_client, clock=monotonic, ear=alerts)
     stack.push_async_callback(broker.close)
     registry = Registry(
         read_revision=lambda: pool.run(store.revision),
         read_standings=lambda secret_ids: pool.run(store.standings, secret_ids),
     )
+    ahead = Ahead(broker=broker, store=store, pool=pool, upstreams=config.upstreams.get, clock=monotonic)
+    caps = Caps()
+    stack.callback(caps.close)
     login = LoginService(
         upstreams=config.upstreams.get,
         store=store,
@@ -156,13 +163,14 @@ async def build(
         broker=broker,
         registry=registry,
         journal=journal,
+        caps=caps,
     )
     stack.push_async_callback(login.close)
     extensions = Extensions(store, pool)
     stack.push_async_callback(extensions.close)
     await extensions.load(config.upstreams)
     house = House(
-        hostname=socket.gethostname(),
+        hostname=hostname,
         login=login,
         registry=registry,
         guests=Guests(connections=limits.connections, waiting_per_address=limits.waiting_per_address),
@@ -170,7 +178,14 @@ async def build(
         extensions=extensions.offered,
         learn=extensions.learn,
     )
-    for task in (registry.watch(), journal.run(), extensions.probe_all(config), _sweep(config, registry)):
+    for task in (
+        registry.watch(),
+        journal.run(),
+        extensions.probe_all(config),
+        _sweep(config, registry),
+        ahead.run(),
+        alerts.run(),
+    ):
         await stack.enter_async_context(_task(task))
     acceptors = [
         listen.Acceptor(house, listener, sock, _front_of(listener))
@@ -212,8 +227,8 @@ async def _sweep(config: Config, registry: Registry) -> None:
 
 
 @contextlib.asynccontextmanager
-async def _task(work: asyncio._CoroutineLike[None]) -> AsyncIterator[None]:
-    """A task for as long as the house stands. If it crashes the process must not go on half-alive."""
+async def _task(work: Coroutine[None, None, None]) -> AsyncIterator[None]:
+    """A task for as long as the house stands. If it crashes the process drains, and ends with what it crashed of."""
     task = asyncio.create_task(work)
     task.add_done_callback(_die_of_a_crash)
     try:
@@ -221,6 +236,8 @@ async def _task(work: asyncio._CoroutineLike[None]) -> AsyncIterator[None]:
     finally:
         task.cancel()
         await asyncio.wait([task])
+        if not task.cancelled():
+            task.result()  # so that the exit status is not 0, and systemd starts it again
 
 
 def _die_of_a_crash(task: asyncio.Future[None]) -> None:

@@ -29,6 +29,7 @@ FLOORS = {
     "proxy.dialling": 3,
     "proxy.caps": 3,
     "proxy.alerts": 3,
+    "proxy.hooks": 3,
     "proxy.admin": 3,
     "proxy.sessions": 3,
     "proxy.journal": 3,
@@ -47,7 +48,7 @@ SOLE_IMPORTERS = {
     "cryptography": ("proxy.vault",),
     "sqlalchemy": ("proxy.store",),
     "alembic": ("proxy.store",),
-    "httpx2": ("proxy.oauth.exchange",),
+    "httpx2": ("proxy.oauth.exchange", "proxy.hooks"),
     "joserfc": ("proxy.oauth.jwts",),
 }
 MAY_REVEAL = ("proxy.vault", "proxy.oauth", "proxy.wire.sasl")

@@ -27,7 +27,8 @@ logger = logging.getLogger("gatepost.edge")
 BACKLOG = 4096  # a thousand clients come back in the same instant after a power cut; the kernel caps it at somaxconn
 ACCEPTS_PER_TURN = 64  # then the loop serves those already here
 NO_ROOM_PAUSE_S = 0.25
-# Counted from close(), so the time for what is still to be sent is in it. Every close has a shorter deadline of its own.
+NO_ROOM_LINE_S = 60.0  # one line of the log in so much time, however often there is no room
+# Counted from close(), so the time for what is still to be sent is in it. Every close has its own deadline besides.
 TLS_SHUTDOWN_S = FLUSH_S
 KEEPALIVE_IDLE_S = 300  # below the usual NAT timeouts, so that dead peers of idle sessions are noticed
 
@@ -75,6 +76,7 @@ class Acceptor:
         self._loop = asyncio.get_running_loop()
         self._handshakes: set[asyncio.Task[None]] = set()
         self._pause: asyncio.TimerHandle | None = None
+        self._quiet_until = 0.0
         self._is_closed = False
 
     @property
@@ -124,7 +126,9 @@ class Acceptor:
 
     def _rest(self, reason: str) -> None:
         """Leave newcomers to the kernel's queue for a moment: a busy loop would take the time to make room."""
-        logger.warning("%s", Line("accept_paused", listener=self._listener.name, reason=reason))
+        if self._loop.time() >= self._quiet_until:
+            self._quiet_until = self._loop.time() + NO_ROOM_LINE_S
+            logger.warning("%s", Line("accept_paused", listener=self._listener.name, reason=reason))
         self._loop.remove_reader(self._sock.fileno())
         self._pause = self._loop.call_later(NO_ROOM_PAUSE_S, self.start)
 

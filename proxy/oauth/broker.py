@@ -21,6 +21,7 @@ import secrets
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 
+from proxy.alerts import Ear, Nobody
 from proxy.config import UpstreamConfig
 from proxy.errors import (
     Answer,
@@ -36,6 +37,7 @@ from proxy.logs import Line
 from proxy.oauth.app_only import AppTokens, is_app_only
 from proxy.oauth.client import REQUEST_S, Grant, TokenClient
 from proxy.oauth.held import Held, HeldTokens
+from proxy.oauth.rejections import Rejections
 from proxy.secret import Secret
 from proxy.store.pool import StorePool
 from proxy.store.rows import Account, AppKey, Deposit, Purpose, Recipient, RecipientsChanged, TokenState
@@ -67,6 +69,7 @@ class TokenBroker:
         master: MasterPrivate,
         client: TokenClient,
         clock: Callable[[], float],
+        ear: Ear | None = None,
     ) -> None:
         self._store = store
         self._pool = pool
@@ -78,7 +81,8 @@ class TokenBroker:
         self._held = HeldTokens()
         self._refreshes: dict[int, asyncio.Task[Held]] = {}
         self._leave_alone_until: dict[int, float] = {}
-        self._rejected_until: dict[str, float] = {}  # by upstream: one alarm for all its accounts
+        self._ear = ear or Nobody()
+        self._rejections = Rejections(clock, self._ear)
         self._renewed_at: dict[int, float] = {}
 
     async def token(self, account: Account, upstream: UpstreamConfig, key: OpenKey | None = None) -> Held:
@@ -90,6 +94,7 @@ class TokenBroker:
             return await self._app_token(account, upstream)
         keys = self._keys_for(account, key)
         held = self._held.find(account, keys)
+        self._held.note_use(account)
         is_current = held is not None and held.since == account.token_since
         if held is not None and is_current and held.expires - self._clock() > MARGIN_S:
             return held
@@ -130,6 +135,28 @@ class TokenBroker:
             return None
         return await self._refreshed(account, upstream, keys, refused)
 
+    def due(self) -> list[int]:
+        """Accounts whose tokens should be renewed before somebody needs them: see HeldTokens."""
+        return self._held.due(self._clock())
+
+    async def renew_ahead(self, account: Account, upstream: UpstreamConfig) -> None:
+        """Renew the token of an account that is not sealed, though the one it has may be good for a while.
+
+        What another process renewed meanwhile counts. Raises Refused or StoreUnavailable.
+        """
+        if is_app_only(upstream):
+            await self._app_token(account, upstream)
+            return
+        was_used = self._held.rest(account.id)
+        try:
+            former = self._held.find(account, self._master)
+            former = former or await self._read_stored(account, self._master, None, margin_s=0.0)
+            await self._refreshed(account, upstream, self._master, former, is_ahead=True)
+        except GatepostError:
+            if was_used:
+                self._held.note_use(account)
+            raise
+
     def forget(self, account_id: int) -> None:
         """Drop what is held in memory: the account changed."""
         self._held.drop(account_id)
@@ -165,25 +192,27 @@ class TokenBroker:
         try:
             token = await self._apps.token(upstream, account.upstream_user)
         except Refused as refused:
-            if refused.refusal is Refusal.CLIENT_REJECTED:
-                if upstream.name not in self._rejected_until:
-                    logger.warning("%s", Line("provider_rejects_client", upstream=upstream.name, code=refused.detail))
-                self._rejected_until[upstream.name] = self._clock()
+            # A service account is asked for each mailbox, and may be rejected for one alone.
+            is_for_all = upstream.oauth2 is not None and upstream.oauth2.grant == "client_credentials"
+            if is_for_all and refused.refusal is Refusal.CLIENT_REJECTED:
+                self._rejections.begin(upstream.name, refused.detail, 0.0)
             elif account.token_state is not TokenState.FAILING:
                 with contextlib.suppress(StoreUnavailable):
                     await self.note_state(account, TokenState.FAILING, refused.detail)
             raise
-        if self._rejected_until.pop(upstream.name, None) is not None:
-            logger.warning("%s", Line("provider_accepts_client_again", upstream=upstream.name))
+        self._rejections.end(upstream.name)
         if account.token_state not in (TokenState.FRESH, TokenState.UPSTREAM_REFUSES):
             with contextlib.suppress(StoreUnavailable):
                 await self.note_state(account, TokenState.FRESH, "")
         return Held(token.token, token.obtained, token.expires, account.token_since)
 
-    async def _refreshed(self, account: Account, upstream: UpstreamConfig, keys: Keys, refused: Held | None) -> Held:
+    async def _refreshed(
+        self, account: Account, upstream: UpstreamConfig, keys: Keys, refused: Held | None, *, is_ahead: bool = False
+    ) -> Held:
         task = self._refreshes.get(account.id)
         if task is None:
-            task = asyncio.create_task(self._refresh(account, upstream, keys, refused), name=f"refresh {account.id}")
+            work = self._refresh(account, upstream, keys, refused, is_ahead)
+            task = asyncio.create_task(work, name=f"refresh {account.id}")
             self._refreshes[account.id] = task
             task.add_done_callback(lambda done: self._finish(account.id, done))
         try:
@@ -200,7 +229,9 @@ class TokenBroker:
         if error is not None and not isinstance(error, GatepostError):
             logger.error("%s", Line("refresh_crashed", account_id=account_id), exc_info=error)
 
-    async def _refresh(self, account: Account, upstream: UpstreamConfig, keys: Keys, refused: Held | None) -> Held:
+    async def _refresh(
+        self, account: Account, upstream: UpstreamConfig, keys: Keys, refused: Held | None, is_ahead: bool
+    ) -> Held:
         stored = await self._read_stored(account, keys, refused)
         if stored is not None:
             return stored
@@ -212,7 +243,8 @@ class TokenBroker:
             if stored is not None:
                 return stored
             held = await self._refresh_under_lease(account, upstream, keys, fence)
-            if refused is not None:  # a failure does not count: it leaves the endpoint alone in its own way
+            # A failure does not count: it leaves the endpoint alone in its own way.
+            if refused is not None and not is_ahead:
                 self._renewed_at[account.id] = self._clock()
             return held
         finally:
@@ -234,8 +266,7 @@ class TokenBroker:
         held = Held(grant.access_token, asked, asked + grant.expires_in_s, account.token_since)
         self._held.keep(account, held, await self._commit(account, fence, kept, grant, recipients))
         self._leave_alone_until.pop(account.id, None)
-        if self._rejected_until.pop(upstream.name, None) is not None:
-            logger.warning("%s", Line("provider_accepts_client_again", upstream=upstream.name))
+        self._rejections.end(upstream.name)
         # That the upstream refuses this account is for the upstream to take back, not for a new token.
         if account.token_state is not TokenState.UPSTREAM_REFUSES:
             with contextlib.suppress(StoreUnavailable):  # the token is kept; the next refresh notes it again
@@ -319,10 +350,8 @@ class TokenBroker:
             await asyncio.sleep(LEASE_POLL_S)
 
     def _refuse_if_left_alone(self, account: Account, upstream: UpstreamConfig) -> None:
-        now = self._clock()
-        if now < self._rejected_until.get(upstream.name, 0.0):
-            raise Refused(Refusal.CLIENT_REJECTED, "left alone after a rejected client")
-        if now < self._leave_alone_until.get(account.id, 0.0):
+        self._rejections.refuse_if_left_alone(upstream.name)
+        if self._clock() < self._leave_alone_until.get(account.id, 0.0):
             raise Refused(Refusal.PROVIDER_DOWN, "left alone after a failure")
 
     async def _failed(self, account: Account, upstream: UpstreamConfig, error: ProviderError, fence: int) -> Refused:
@@ -334,9 +363,7 @@ class TokenBroker:
                 await self.note_state(account, TokenState.NEEDS_CONSENT, error.code, fence=fence)
                 return Refused(Refusal.NEEDS_CONSENT, error.code)
             case ProviderFault.CLIENT_REJECTED:
-                if upstream.name not in self._rejected_until:
-                    logger.warning("%s", Line("provider_rejects_client", upstream=upstream.name, code=error.code))
-                self._rejected_until[upstream.name] = self._clock() + pause_s
+                self._rejections.begin(upstream.name, error.code, pause_s)
                 return Refused(Refusal.CLIENT_REJECTED, error.code)
             case ProviderFault.DOWN:
                 self._leave_alone_until[account.id] = self._clock() + pause_s
@@ -351,6 +378,7 @@ class TokenBroker:
         has_changed = await self._pool.run(
             lambda: self._store.set_token_state(account.id, state, detail, datetime.now(UTC), fence=fence)
         )
+        self._ear.noted(account, state, has_changed=has_changed)
         if has_changed and state is not TokenState.FRESH:
             logger.warning("%s", Line("token_state", user=account.email, state=state.value, detail=detail))
 

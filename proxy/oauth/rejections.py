@@ -1,4 +1,4 @@
-"""Upstreams whose identity provider rejects our client id or secret: one alarm each, and a while of being left alone."""
+"""Upstreams whose provider rejects our client id or secret: one alarm each, and a while of being left alone."""
 
 from __future__ import annotations
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 _ENTRA = {
     "AADSTS50011": "register this redirect address at the app registration (Authentication), under Web, not SPA",
     "AADSTS50020": "sign in with an account of the tenant that [oauth2] tenant names",
@@ -72,6 +74,20 @@ _CODES = {
     "discovery_other_issuer": "issuer is not what the provider calls itself: copy it from its openid-configuration",
 }
 
+# For codes that Gatepost makes from what happened; the first that fits.
+_KINDS: tuple[tuple[Callable[[str], bool], str], ...] = (
+    (lambda code: code.startswith("http_5"), _CODES["server_error"]),
+    (
+        lambda code: code.startswith("discovery_"),
+        "check [oauth2] issuer: its /.well-known/openid-configuration must answer",
+    ),
+    (
+        lambda code: code.endswith(("Error", "Timeout")),  # an exception's name stands for what the network did
+        "the provider broke the connection, or was not reached: try again, or check this host's way to it",
+    ),
+    (lambda code: code.startswith("http_"), "check the addresses in [oauth2]"),
+)
+
 UNKNOWN = "the provider gives no more than this code: look at its sign-in log"
 
 
@@ -82,12 +98,4 @@ def remedy_of(code: str) -> str:
         return _ENTRA[exact]
     if general in _CODES:
         return _CODES[general]
-    if general.startswith("http_5"):
-        return _CODES["server_error"]
-    if general.startswith("discovery_"):
-        return "check [oauth2] issuer: its /.well-known/openid-configuration must answer"
-    if general.endswith(("Error", "Timeout")):  # an exception's name stands for what the network did
-        return "the provider broke the connection, or was not reached: try again, or check this host's way to it"
-    if general.startswith("http_"):
-        return "check the addresses in [oauth2]"
-    return UNKNOWN
+    return next((text for is_of, text in _KINDS if is_of(general)), UNKNOWN)

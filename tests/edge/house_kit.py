@@ -56,7 +56,7 @@ class Mailbox:
     async def rest(self) -> bytes:
         """All until the connection ends, however."""
         parts = []
-        with suppress(OSError):
+        with suppress(ConnectionError, ssl.SSLError):
             while data := await soon(self.reader.read(65_536)):
                 parts.append(data)
         return b"".join(parts)
@@ -239,6 +239,12 @@ class Gatepost:
         await soon(asyncio.get_running_loop().sock_connect(sock, (host, port)))
         return sock
 
+    async def probed(self) -> None:
+        """Wait until the upstream was asked what it offers."""
+        async with asyncio.timeout(PATIENCE_S):
+            while not all(self.server.house.extensions(listener) for listener, _ in self.server.addresses):
+                await asyncio.sleep(0.005)
+
     async def emptied(self) -> None:
         """Wait until no connection is counted any more."""
         async with asyncio.timeout(PATIENCE_S):
@@ -297,6 +303,8 @@ async def open_house(
     try:
         async with running(config, store, load_master(config.keys.master.read())) as server:
             gate = Gatepost(server, made.password, trust, ears.lines)
+            if upstream.greet in (imap_login, smtp_login):
+                await gate.probed()
             try:
                 yield gate
             finally:

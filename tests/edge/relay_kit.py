@@ -128,9 +128,13 @@ class End:
     async def until_gone(self) -> bytes:
         """All until an end of any kind."""
         parts = []
-        with suppress(OSError):
+        try:
             while data := await self.read():
                 parts.append(data)
+        except TimeoutError:
+            raise  # it is an OSError, too, but the connection is still there
+        except OSError:
+            pass
         return b"".join(parts)
 
     async def leave(self) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import base64
+import json
 import logging
 import ssl
 import threading
@@ -18,12 +19,15 @@ from typing import Any
 
 from sqlalchemy import Connection
 
+from proxy.alerts import Alerts
+from proxy.caps import Caps
 from proxy.config import Endpoint, OAuth2Config, Protocol, Tls, UpstreamConfig
 from proxy.errors import StoreUnavailable, UpstreamError
 from proxy.journal import Journal
 from proxy.login import Attempt, LoginService, Passage
 from proxy.logs import JsonFormat, TextFormat
 from proxy.oauth import TokenBroker, TokenClient
+from proxy.oauth.ahead import Ahead
 from proxy.secret import Secret, SecretSource
 from proxy.sessions import Registry
 from proxy.store.pool import StorePool
@@ -55,6 +59,28 @@ class Clock:
 
     def pass_s(self, seconds: float) -> None:
         self.now += seconds
+
+    def utc_now(self) -> datetime:
+        """The wall clock, as far ahead as this one was put."""
+        return datetime.now(UTC) + timedelta(seconds=self.now - 1000.0)
+
+
+class Post:
+    """What alerts are delivered to."""
+
+    def __init__(self) -> None:
+        self.alerts: list[dict[str, str]] = []
+        self.is_down = False
+
+    async def deliver(self, alert: bytes) -> bool:
+        if not self.is_down:
+            self.alerts.append(json.loads(alert))
+        return not self.is_down
+
+    @property
+    def told(self) -> list[tuple[str, str]]:
+        """Whom it was about, and the state."""
+        return [(alert.get("account") or alert["upstream"], alert["state"]) for alert in self.alerts]
 
 
 class FragileStore(Store):
@@ -185,6 +211,10 @@ class House:
     upstream: Upstream
     clock: Clock
     secrets: set[str]
+    caps: Caps
+    ahead: Ahead
+    alerts: Alerts
+    post: Post
 
     def account(
         self, email: str = "ann@x.test", *aliases: str, upstream: str = "mail", token: str | None = None
@@ -293,7 +323,9 @@ async def _wired(
         stack.callback(hashes.close)
         clock = Clock()
         client = TokenClient(lambda _: ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT))
-        broker = TokenBroker(store=store, pool=pool, master=master, client=client, clock=clock)
+        post = Post()
+        alerts = Alerts(store=store, pool=pool, deliver=post.deliver, node="node1", now=clock.utc_now)
+        broker = TokenBroker(store=store, pool=pool, master=master, client=client, clock=clock, ear=alerts)
         stack.push_async_callback(broker.close)
         registry = Registry(
             read_revision=lambda: pool.run(store.revision),
@@ -302,6 +334,9 @@ async def _wired(
         journal = Journal(lambda uses: pool.run(store.record_uses, uses))
         cache = VerifyCache(ttl_s=300, clock=clock)
         throttle = Throttle(wrong=10, wrong_network=100, window_s=600, clock=clock)
+        caps = Caps()
+        stack.callback(caps.close)
+        ahead = Ahead(broker=broker, store=store, pool=pool, upstreams=upstreams.get, clock=clock)
         login = LoginService(
             upstreams=upstreams.get,
             store=store,
@@ -312,11 +347,12 @@ async def _wired(
             broker=broker,
             registry=registry,
             journal=journal,
+            caps=caps,
         )
         stack.push_async_callback(login.close)
         yield House(
             url, master, endpoint, store, pool, hasher, hashes, cache, throttle, broker, registry, journal, login,
-            upstreams, Upstream(), clock, secrets,
+            upstreams, Upstream(), clock, secrets, caps, ahead, alerts, post,
         )  # fmt: skip
 
 

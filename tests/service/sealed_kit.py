@@ -11,7 +11,6 @@ from proxy.vault.apppassword import AppPassword, generate, parse
 from proxy.vault.hashing import Hasher
 from proxy.vault.sealed import OpenKey, make_app_key, recipient_of, unlocked, unwrapped
 from proxy.vault.sealing import seal, unseal, wrap_for
-
 from tests.service.house import CHEAP, House
 
 HASHER = Hasher(**CHEAP)

@@ -8,6 +8,13 @@ from collections.abc import Iterator
 
 import pytest
 
+from proxy.secret import Secret, SecretSource
+from proxy.store.rows import Purpose
+from proxy.store.store import Store
+from proxy.vault.apppassword import parse
+from proxy.vault.hashing import Hasher
+from proxy.vault.sealed import unlocked, unwrapped
+from proxy.vault.sealing import load_master, unseal
 from tests.gate import Gate
 from tests.lab import Lab
 from tests.lab.talk import tls
@@ -90,6 +97,26 @@ def sealed_bob(gate: Gate) -> list[str]:
     return [phone, done.json["password"]]
 
 
+def tokens_of_bob(gate: Gate, typed: str) -> list[str]:
+    """What is stored for him right now, opened as a login of his opens it."""
+    master = load_master(SecretSource("file", str(gate.directory / "master.key")).read())
+    password = parse(Secret(typed))
+    assert password is not None
+    store = Store.open(f"sqlite:///{gate.directory / 'gatepost.db'}", migrate=False)
+    try:
+        row = store.find_login(BOB, password.selector)
+        assert row is not None
+        assert row.secret is not None
+        key = store.app_key(row.secret.id)
+        assert key is not None
+        locked = unwrapped(key, master)
+        opener = unlocked(locked, Hasher(memory_kib=64, time=1, lanes=1).stretched(locked.stretch, password))
+        deposits = [store.deposit(row.account.id, purpose) for purpose in Purpose]
+        return [unseal(deposit, opener).reveal() for deposit in deposits if deposit is not None]
+    finally:
+        store.close()
+
+
 def test_a_master_key_is_rotated_under_login_load_and_nobody_notices(busy: Gate) -> None:
     busy.add_account(ANN)
     logins = [(BOB, password) for password in sealed_bob(busy)]
@@ -120,6 +147,10 @@ def test_a_master_key_is_rotated_under_login_load_and_nobody_notices(busy: Gate)
     busy.start()
     for user, password in logins:
         log_in(busy, user, password)
+    tokens = [tokens_of_bob(busy, password) for user, password in logins if user == BOB]
+    assert tokens[0] == tokens[1]
+    assert len(tokens[0]) == 2
+    busy.secrets += tokens[0]
     assert busy.leaked() == []
 
 
@@ -145,4 +176,5 @@ def test_a_sealed_mailbox_from_its_first_password_to_its_last(busy: Gate) -> Non
     busy.secrets.append(token)
     busy.cli("account", "connect", BOB, "--refresh-token-stdin", stdin=token + "\n")
     log_in(busy, BOB, new)
+    busy.secrets += tokens_of_bob(busy, new)
     assert busy.leaked() == []

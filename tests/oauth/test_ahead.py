@@ -1,0 +1,217 @@
+"""Background renewal: what is in use is renewed before it is needed, what failed until it works, what is idle in time."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime, timedelta
+
+import pytest
+
+from proxy.errors import Refusal, Refused
+from proxy.oauth.ahead import IDLE_SWEEP_S, RETRY_S, SWEEP_S
+from proxy.store.rows import Account, AccountState, NewAccount, Purpose
+from proxy.store.schema import deposit
+from tests.service.house import House
+from tests.service.token_endpoint import answers, refuses
+
+pytest_plugins = ("tests.service.plugin",)
+LIFE_S = 3600
+LATE_S = LIFE_S * 0.86  # past the last moment that may be drawn
+
+
+@pytest.fixture
+async def ann(house: House) -> tuple[Account, str]:
+    account = house.account()
+    return account, house.app_password(account)[0]
+
+
+async def test_a_token_in_use_is_renewed_before_its_last_sixth(house: House, ann: tuple[Account, str]) -> None:
+    await house.enter("ann@x.test", ann[1])
+    house.clock.pass_s(LIFE_S * 0.74)
+    await house.ahead.renew_due()
+    assert len(house.endpoint.requests) == 1
+    house.clock.pass_s(LATE_S - LIFE_S * 0.74)
+    await house.ahead.renew_due()
+    assert len(house.endpoint.requests) == 2
+    await house.enter("ann@x.test", ann[1])
+    assert house.upstream.tokens == ["access.ann@x.test.1", "access.ann@x.test.2"]
+    assert (len(house.endpoint.requests), house.kept(ann[0])) == (2, "refresh.ann@x.test.2")
+
+
+async def test_a_token_that_nobody_uses_any_more_is_let_go(house: House, ann: tuple[Account, str]) -> None:
+    """Else a scanner that logs in once a day would cost a refresh an hour."""
+    await house.enter("ann@x.test", ann[1])
+    for _ in range(5):
+        house.clock.pass_s(LATE_S)
+        await house.ahead.renew_due()
+    assert len(house.endpoint.requests) == 2
+
+
+async def test_a_token_of_a_short_life_is_left_to_the_logins(house: House, ann: tuple[Account, str]) -> None:
+    house.endpoint.lifetime_s = 120
+    await house.enter("ann@x.test", ann[1])
+    house.clock.pass_s(119)
+    await house.ahead.renew_due()
+    assert len(house.endpoint.requests) == 1
+
+
+async def test_of_two_processes_one_renews_and_the_other_takes_it_from_the_store(
+    house: House, ann: tuple[Account, str]
+) -> None:
+    async with house.another() as other:
+        for one in (house, other):
+            await one.enter("ann@x.test", ann[1])
+            one.ahead._broker.due()  # seen: from here on it knows when it will renew
+            one.clock.pass_s(LATE_S)
+        for one in (house, other):
+            await one.ahead.renew_due()
+        for one in (house, other):
+            await one.enter("ann@x.test", ann[1])
+            assert one.upstream.tokens[-1] == "access.ann@x.test.2"
+    assert (len(house.endpoint.requests), house.endpoint.reuses) == (2, [])
+
+
+async def test_a_renewal_ahead_of_need_does_not_count_as_one_for_a_refused_token(
+    house: House, ann: tuple[Account, str]
+) -> None:
+    from proxy.errors import UpstreamError, UpstreamFault  # noqa: PLC0415
+
+    await house.enter("ann@x.test", ann[1])
+    house.clock.pass_s(LATE_S)
+    await house.ahead.renew_due()
+    house.clock.pass_s(61)
+    refused = UpstreamError(UpstreamFault.REFUSED, "NO")
+    house.upstream.refuses = lambda token: refused if token == "access.ann@x.test.2" else None
+    await house.enter("ann@x.test", ann[1])
+    assert house.upstream.tokens[-1] == "access.ann@x.test.3"
+
+
+async def test_while_the_provider_is_down_mail_goes_on_and_it_is_asked_ever_less_often(
+    house: House, ann: tuple[Account, str]
+) -> None:
+    await house.enter("ann@x.test", ann[1])
+    house.clock.pass_s(LATE_S)
+    house.endpoint.script.extend([answers(500, b"")] * 4)
+    await house.ahead.renew_due()
+    assert house.token_state(ann[0]) == "failing"
+    await house.enter("ann@x.test", ann[1])
+    assert house.upstream.tokens == ["access.ann@x.test.1"] * 2
+    asked = len(house.endpoint.requests)
+    await house.ahead.renew_due()
+    assert len(house.endpoint.requests) == asked
+    for number in range(3):
+        house.clock.pass_s(RETRY_S[0] * 2**number * 0.9)
+        await house.ahead.renew_due()
+        assert len(house.endpoint.requests) == asked + number  # not yet
+        house.clock.pass_s(RETRY_S[0] * 2**number * 0.7)
+        house.ahead._sweep_at = 0.0
+        await house.ahead.renew_due()
+        assert len(house.endpoint.requests) == asked + number + 1
+    house.clock.pass_s(RETRY_S[1])
+    await house.ahead.renew_due()
+    assert house.token_state(ann[0]) == "fresh"
+    assert house.ahead._failures == {}
+
+
+async def test_a_failure_that_another_process_had_is_mended_without_a_login(
+    house: House, ann: tuple[Account, str]
+) -> None:
+    house.endpoint.script.append(answers(503, b""))
+    with pytest.raises(Refused):
+        await house.enter("ann@x.test", ann[1])
+    async with house.another() as other:
+        await other.ahead.renew_due()
+    assert house.token_state(ann[0]) == "fresh"
+    assert len(house.endpoint.requests) == 2
+
+
+async def test_a_failing_account_whose_token_is_still_good_is_asked_for_all_the_same(
+    house: House, ann: tuple[Account, str]
+) -> None:
+    """Or it would be called failing until that token ends, though nobody tries."""
+    await house.enter("ann@x.test", ann[1])
+    house.clock.pass_s(LATE_S)
+    house.endpoint.script.append(answers(503, b""))
+    await house.ahead.renew_due()
+    async with house.another() as other:
+        await other.ahead.renew_due()
+    assert house.token_state(ann[0]) == "fresh"
+
+
+async def test_a_grant_that_is_lost_is_noticed_before_the_next_login_and_asked_for_no_more(
+    house: House, ann: tuple[Account, str]
+) -> None:
+    await house.enter("ann@x.test", ann[1])
+    house.endpoint.script.append(refuses("invalid_grant"))
+    for _ in range(4):
+        house.clock.pass_s(LATE_S)
+        await house.ahead.renew_due()
+    assert (len(house.endpoint.requests), house.token_state(ann[0])) == (2, "needs_consent")
+    house.store.put_deposit(house.sealed(Purpose.REFRESH_TOKEN, ann[0].id, house.endpoint.new_family("new")))
+    await house.enter("ann@x.test", ann[1])
+    house.clock.pass_s(LATE_S)
+    await house.ahead.renew_due()
+    assert house.kept(ann[0]) == "refresh.new.2"
+
+
+async def test_a_disabled_account_gets_no_new_tokens(house: House, ann: tuple[Account, str]) -> None:
+    await house.enter("ann@x.test", ann[1])
+    house.store.set_account_state(ann[0].id, AccountState.DISABLED)
+    house.clock.pass_s(LATE_S)
+    await house.ahead.renew_due()
+    age(house, ann[0], days=8)
+    house.clock.pass_s(IDLE_SWEEP_S)
+    await house.ahead.renew_due()
+    assert len(house.endpoint.requests) == 1
+
+
+async def test_an_account_that_is_removed_under_a_renewal_harms_nobody(house: House, ann: tuple[Account, str]) -> None:
+    bob = house.account("bob@x.test")
+    for account, password in (ann, (bob, house.app_password(bob)[0])):
+        await house.enter(account.email, password)
+    house.clock.pass_s(LATE_S)
+    found = house.store.upheld_accounts([ann[0].id, bob.id])
+    house.store.remove_account(ann[0].id)
+    house.store.upheld_accounts = lambda _: found  # type: ignore[method-assign]
+    await house.ahead.renew_due()
+    assert house.kept(bob) == "refresh.bob@x.test.2"
+
+
+def age(house: House, account: Account, *, days: float) -> None:
+    with house.store._database.write() as connection:
+        change = deposit.update().where(deposit.c.account_id == account.id)
+        connection.execute(change.values(created=datetime.now(UTC) - timedelta(days=days)))
+
+
+async def test_a_refresh_token_unused_for_a_week_is_kept_alive(house: House, ann: tuple[Account, str]) -> None:
+    young, spoilt = house.account("young@x.test"), house.account("bob@x.test")
+    age(house, ann[0], days=7.1)
+    age(house, young, days=6.9)
+    age(house, spoilt, days=8)
+    house.endpoint.script.append(refuses("invalid_grant"))  # for the oldest
+    for _ in range(3):
+        await house.ahead.renew_due()
+        house.clock.pass_s(IDLE_SWEEP_S)
+    assert [house.kept(one) for one in (ann[0], young)] == ["refresh.ann@x.test.1", "refresh.young@x.test.0"]
+    assert house.token_state(spoilt) == "needs_consent"  # known before somebody's mail stops
+    assert len(house.endpoint.requests) == 2
+
+
+async def test_the_store_is_searched_now_and_then_only(house: House) -> None:
+    await house.ahead.renew_due()
+    house.store.failing_accounts = lambda _: pytest.fail("so soon")  # type: ignore[method-assign]
+    house.clock.pass_s(SWEEP_S - 1)
+    await house.ahead.renew_due()
+
+
+async def test_a_sealed_account_is_never_renewed_in_the_background(house: House) -> None:
+    account = house.store.add_account(NewAccount("eve@x.test", "mail", "eve", (), "test", sealed=True))
+    house.broker._held.note_use(account)
+    with house.store._database.write() as connection:
+        from proxy.store import schema  # noqa: PLC0415
+
+        connection.execute(schema.account.update().values(token_state="failing"))
+    assert (house.store.failing_accounts(9), house.store.upheld_accounts([account.id])) == ([], [])
+    with pytest.raises(Refused) as caught:
+        await house.broker.token(account, house.upstreams["mail"])
+    assert caught.value.refusal is Refusal.NEEDS_CONSENT
+    assert house.broker.due() == []
