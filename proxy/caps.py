@@ -6,6 +6,9 @@ there is room. What it counts are the sessions of this process.
 
 An upstream that says "too many" all the same, to us or because of somebody else's sessions, sets a bound of its own:
 as many as we have open then, for a while. After that it is tried with one dial at a time until the line is empty.
+
+A mailbox that has not let us in yet, or refused us last time, is dialled once at a time too: to the upstream Gatepost
+is one address, and ten phones with one dead token must be one failed login there, not ten.
 """
 
 from __future__ import annotations
@@ -20,7 +23,7 @@ from proxy.config import Protocol, UpstreamConfig
 from proxy.errors import Refusal, Refused, UpstreamError, UpstreamFault
 
 QUEUE_S = 5.0  # a login stands in line for so long at most; clients give up after some 30 s in all
-MAX_WAITING = 64  # for one mailbox; with more the last would not come to its turn in time
+MAX_WAITING = 256  # for one mailbox: as many as may wait from one address
 HOLD_S = (10.0, 60.0)  # how long an upstream's "too many" counts: drawn at random, so that nodes come back apart
 
 _Key = tuple[str, str, Protocol]  # upstream, mailbox there, protocol
@@ -37,15 +40,19 @@ class _Mailbox:
     line: deque[asyncio.Future[None]] = field(default_factory=deque)
     held_at: int = 0  # what the upstream bears while `hold` runs
     hold: asyncio.TimerHandle | None = None
-    is_careful: bool = False
+    is_careful: bool = False  # after a hold: one dial at a time until the line is empty
+    is_proven: bool = False  # it let us in, and has not refused since
 
     @property
     def has_room(self) -> bool:
+        is_one_at_a_time = self.is_careful or not self.is_proven
+        return not self.is_full and not (is_one_at_a_time and self.dialling)
+
+    @property
+    def is_full(self) -> bool:
         if self.limit and self.taken >= self.limit:
-            return False
-        if self.hold is not None and self.taken >= self.held_at:
-            return False
-        return not (self.is_careful and self.dialling)
+            return True
+        return self.hold is not None and self.taken >= self.held_at
 
 
 class Place:
@@ -66,8 +73,11 @@ class Place:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        if isinstance(error, UpstreamError) and error.fault is UpstreamFault.BUSY:
-            self._caps.hold(self._mailbox)
+        if isinstance(error, UpstreamError):
+            if error.fault is UpstreamFault.BUSY:
+                self._caps.hold(self._mailbox)
+            elif error.fault is UpstreamFault.REFUSED:
+                self._mailbox.is_proven = False
         if error is None:
             self._end_dial(is_in=True)
         else:
@@ -86,8 +96,10 @@ class Place:
     def _end_dial(self, *, is_in: bool) -> None:
         self._is_dialling = False
         self._mailbox.dialling -= 1
-        if is_in and self._mailbox.hold is None and not self._mailbox.line:
-            self._mailbox.is_careful = False
+        if is_in:
+            self._mailbox.is_proven = True
+            if self._mailbox.hold is None and not self._mailbox.line:
+                self._mailbox.is_careful = False
         self._caps.serve(self._mailbox)
 
 
@@ -108,7 +120,8 @@ class Caps:
     async def place(self, upstream: UpstreamConfig, user: str, protocol: Protocol) -> Place:
         """A place for one more session of this mailbox, first come, first served.
 
-        raises  Refused(UPSTREAM_BUSY) after queue_s, or at once if the line is full
+        raises  Refused after queue_s, or at once if the line is full: UPSTREAM_BUSY; or UPSTREAM_DOWN if it was
+                only the dial before that did not end
         """
         key = (upstream.name, user.casefold(), protocol)
         mailbox = self._mailboxes.setdefault(key, _Mailbox(key))
@@ -135,7 +148,7 @@ class Caps:
                 mailbox.line.remove(turn)
             self.serve(mailbox)
             if isinstance(error, TimeoutError):
-                raise Refused(Refusal.UPSTREAM_BUSY, _why(mailbox)) from None
+                raise _late(mailbox) from None
             raise
 
     def serve(self, mailbox: _Mailbox) -> None:
@@ -177,7 +190,10 @@ def _give_back(mailbox: _Mailbox) -> None:
     mailbox.dialling -= 1
 
 
-def _why(mailbox: _Mailbox) -> str:
+def _late(mailbox: _Mailbox) -> Refused:
     if mailbox.limit and mailbox.taken >= mailbox.limit:
-        return f"{mailbox.taken} sessions of this mailbox are open"
-    return f"left alone after the upstream said too many, with {mailbox.taken} sessions open"
+        return Refused(Refusal.UPSTREAM_BUSY, f"{mailbox.taken} sessions of this mailbox are open")
+    if mailbox.is_full:
+        words = f"left alone after the upstream said too many, with {mailbox.taken} sessions open"
+        return Refused(Refusal.UPSTREAM_BUSY, words)
+    return Refused(Refusal.UPSTREAM_DOWN, "it does not answer another login of this mailbox")

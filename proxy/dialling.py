@@ -21,7 +21,8 @@ from proxy.store.rows import Account, TokenState
 from proxy.vault.sealed import OpenKey
 from proxy.wire.sasl import Bearer, Password, UpstreamCredential
 
-REFUSED_REDIAL_S = 300.0  # an upstream that refuses an account's fresh token is asked again after this
+# An upstream that refuses an account's fresh token is asked again after this: at first, doubled each time, at last.
+REFUSED_REDIAL_S = (300.0, 3600.0)
 
 
 class Abortable(Interface):
@@ -43,6 +44,7 @@ class Dialler:
         self._caps = caps
         self._do_later = do_later
         self._redial_at: dict[int, float] = {}  # by account; loop time
+        self._refusals: dict[int, int] = {}  # in a row
 
     async def open(
         self, account: Account, key: OpenKey | None, upstream: UpstreamConfig, protocol: Protocol, dial: Dial[C]
@@ -54,15 +56,18 @@ class Dialler:
         """
         self._refuse_if_hopeless(account, upstream)
         refused_before = self._redial_at.get(account.id)
+        # This may take long, so it comes before the line.
+        held = None if upstream.auth == "password" else await self._broker.token(account, upstream, key)
         place = await self._caps.place(upstream, account.upstream_user, protocol)
         try:
             with place:
                 if self._redial_at.get(account.id) != refused_before:
                     # It happened to another login while this one stood in line.
                     raise Refused(Refusal.UPSTREAM_REFUSES, "refused a moment ago")
-                connection = await self._dialled(account, key, upstream, protocol, dial)
+                connection = await self._dialled(account, held, key, upstream, protocol, dial)
         except UpstreamError as error:
             await self._failed(account, error)
+        self._refusals.pop(account.id, None)
         if account.token_state is TokenState.UPSTREAM_REFUSES:
             self._redial_at.pop(account.id, None)
             # Not awaited: whoever is cancelled here would leave the connection to nobody.
@@ -70,12 +75,18 @@ class Dialler:
         return connection, place
 
     async def _dialled(
-        self, account: Account, key: OpenKey | None, upstream: UpstreamConfig, protocol: Protocol, dial: Dial[C]
+        self,
+        account: Account,
+        held: Held | None,
+        key: OpenKey | None,
+        upstream: UpstreamConfig,
+        protocol: Protocol,
+        dial: Dial[C],
     ) -> C:
-        if upstream.auth == "password":
+        if held is None:
             secret = await self._broker.password(account, key)
             return await dial(upstream, protocol, Password(account.upstream_user, secret))
-        held = await self._broker.token(account, upstream, key)
+        held = self._broker.latest(account, held, key)  # a login before us in line may have had it renewed
         try:
             return await dial(upstream, protocol, _bearer(account, held))
         except UpstreamError as error:
@@ -95,11 +106,15 @@ class Dialler:
             now = asyncio.get_running_loop().time()
             if now < self._redial_at.get(account.id, 0.0):
                 raise Refused(Refusal.UPSTREAM_REFUSES, account.token_detail)
-            self._redial_at[account.id] = now + REFUSED_REDIAL_S
+            self._redial_at[account.id] = now + REFUSED_REDIAL_S[0]
 
     async def _failed(self, account: Account, error: UpstreamError) -> NoReturn:
         if error.fault is UpstreamFault.REFUSED:
-            self._redial_at[account.id] = asyncio.get_running_loop().time() + REFUSED_REDIAL_S
+            count = self._refusals.get(account.id, 0)
+            self._refusals[account.id] = count + 1
+            first_s, last_s = REFUSED_REDIAL_S
+            pause_s = min(first_s * 2 ** min(count, 16), last_s)
+            self._redial_at[account.id] = asyncio.get_running_loop().time() + pause_s
             await self._broker.note_state(account, TokenState.UPSTREAM_REFUSES, error.said)
         raise Refused(OF_UPSTREAM[error.fault], str(error)) from None
 

@@ -7,11 +7,13 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from time import monotonic
 
+from proxy import doctor_words
 from proxy.admin import Finding
 from proxy.config import PROTOCOLS, Config, Protocol, UpstreamConfig
+from proxy.doctor_words import Case
 from proxy.edge.tls import client_context
 from proxy.edge.upstream import examine, probe
-from proxy.errors import Refusal, Refused, StoreUnavailable, UpstreamError, UpstreamFault
+from proxy.errors import Refusal, Refused, StoreUnavailable, UpstreamError
 from proxy.oauth import TokenBroker, TokenClient
 from proxy.store.pool import StorePool
 from proxy.store.rows import Account, TokenState
@@ -19,23 +21,6 @@ from proxy.store.store import Store
 from proxy.vault.sealing import load_master
 from proxy.wire.names import canonical_login
 from proxy.wire.sasl import Bearer, Password, UpstreamCredential
-
-_OF_FAULT = {
-    UpstreamFault.UNREACHABLE: "check its host and port, and this host's firewall",
-    UpstreamFault.SILENT: "check its port, and whether a firewall swallows the connection",
-    UpstreamFault.UNTRUSTED: "check its name and STARTTLS or TLS; a private authority goes into tls_ca",
-    UpstreamFault.GARBAGE: "check that the port speaks this protocol",
-    UpstreamFault.UNAVAILABLE: "try again; the server says that it cannot check logins right now",
-    UpstreamFault.BUSY: "close other sessions of this mailbox, or wait",
-    UpstreamFault.REFUSED: "check upstream_user, the scopes of the token, and that the mailbox allows this protocol",
-    UpstreamFault.PROTOCOL_OFF: "switch the protocol on for this mailbox or tenant (Exchange: SMTP AUTH)",
-}
-_OF_REFUSAL = {
-    Refusal.NEEDS_CONSENT: "sign in again and deposit the new refresh token",
-    Refusal.CLIENT_REJECTED: "check client_id and client_secret, and that the secret has not expired",
-    Refusal.PROVIDER_DOWN: "check token_url, or wait until the provider answers",
-    Refusal.STORE_DOWN: "start the database, or correct [store] url",
-}
 
 
 async def check_upstreams(config: Config) -> list[Finding]:
@@ -83,7 +68,7 @@ async def _reach(upstream: UpstreamConfig, protocol: Protocol) -> Finding:
     try:
         offers = await probe(upstream, protocol)
     except UpstreamError as error:
-        return Finding(name, ok=False, detail=f"{where}: {error}", remedy=_OF_FAULT[error.fault])
+        return Finding(name, ok=False, detail=f"{where}: {error}", remedy=doctor_words.of_reach(error.fault))
     return Finding(name, ok=True, detail=f"{where} answers, {len(offers)} extensions")
 
 
@@ -103,14 +88,15 @@ async def _broker(config: Config, store: Store) -> AsyncIterator[TokenBroker]:
 
 async def _log_in(broker: TokenBroker, account: Account, upstream: UpstreamConfig) -> list[Finding]:
     name = f"login {account.email}"
+    case = Case(upstream, account.email, account.upstream_user)
     try:
         credential = await _credential(broker, account, upstream)
     except (Refused, StoreUnavailable) as error:
-        refusal = error.refusal if isinstance(error, Refused) else Refusal.STORE_DOWN
-        return [Finding(f"{name} token", ok=False, detail=str(error), remedy=_OF_REFUSAL.get(refusal, "see the log"))]
+        refused = error if isinstance(error, Refused) else Refused(Refusal.STORE_DOWN, str(error))
+        return [Finding(f"{name} token", ok=False, detail=str(error), remedy=doctor_words.of_token(refused, case))]
     findings = [Finding(f"{name} token", ok=True, detail="there is one")]
     protocols = [protocol for protocol in PROTOCOLS if upstream.endpoint(protocol) is not None]
-    findings += [await _enter(f"{name} {protocol}", upstream, protocol, credential) for protocol in protocols]
+    findings += [await _enter(f"{name} {protocol}", case, protocol, credential) for protocol in protocols]
     if all(finding.ok for finding in findings) and account.token_state is TokenState.UPSTREAM_REFUSES:
         await broker.note_state(account, TokenState.FRESH, "")
     return findings
@@ -122,13 +108,13 @@ async def _credential(broker: TokenBroker, account: Account, upstream: UpstreamC
     return Bearer(account.upstream_user, (await broker.token(account, upstream)).token)
 
 
-async def _enter(name: str, upstream: UpstreamConfig, protocol: Protocol, credential: UpstreamCredential) -> Finding:
+async def _enter(name: str, case: Case, protocol: Protocol, credential: UpstreamCredential) -> Finding:
     try:
-        objection = await examine(upstream, protocol, credential)
+        objection = await examine(case.upstream, protocol, credential)
     except UpstreamError as error:
-        return Finding(name, ok=False, detail=str(error), remedy=_OF_FAULT[error.fault])
+        return Finding(name, ok=False, detail=str(error), remedy=doctor_words.of_login(error, protocol, case))
     if objection:
         # Exchange says OK to the token and no to the mailbox: "BAD User is authenticated but not connected".
-        remedy = "check the scopes, that upstream_user is the mailbox's address, and that the mailbox has this protocol"
+        remedy = doctor_words.of_objection(objection, protocol, case)
         return Finding(name, ok=False, detail=f"let in, but: {objection}", remedy=remedy)
     return Finding(name, ok=True, detail="the mailbox answers")

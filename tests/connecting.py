@@ -52,11 +52,11 @@ def stored(gate: Gate, email: str) -> Mapping[str, Any]:
 
 
 class Connecting:
-    """`gatepost account connect` as a process, which speaks while it runs."""
+    """`gatepost account connect`, or another command that signs in, as a process, which speaks while it runs."""
 
-    def __init__(self, gate: Gate, *words: str) -> None:
+    def __init__(self, gate: Gate, *words: str, command: tuple[str, ...] = ("account", "connect")) -> None:
         self.process = subprocess.Popen(
-            [sys.executable, "-m", "proxy", "account", "connect", *words, "--config", str(gate.config)],
+            [sys.executable, "-m", "proxy", *command, *words, "--config", str(gate.config)],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,

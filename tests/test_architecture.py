@@ -36,6 +36,7 @@ FLOORS = {
     "proxy.edge": 4,
     "proxy.serve": 5,
     "proxy.doctor": 5,
+    "proxy.doctor_words": 5,
     "proxy.connect": 5,
     "proxy.loopback": 5,
     "proxy.cli": 5,

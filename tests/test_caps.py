@@ -167,6 +167,44 @@ async def test_after_a_while_it_is_tried_again_by_one_dial_at_a_time() -> None:
     caps.close()
 
 
+async def test_a_mailbox_that_did_not_let_us_in_yet_is_dialled_once_at_a_time() -> None:
+    caps = Caps()
+    first = await caps.place(FREE, "ann", "imap")
+    rest = [asyncio.create_task(caps.place(FREE, "ann", "imap")) for _ in range(3)]
+    await settle()
+    assert not any(task.done() for task in rest)
+    with first:
+        pass  # it is in: the others need not wait for one another
+    places = await asyncio.gather(*rest)
+    with pytest.raises(UpstreamError), places[0]:
+        raise UpstreamError(UpstreamFault.REFUSED)
+    later = asyncio.create_task(caps.place(FREE, "ann", "imap"))
+    await settle()
+    assert not later.done()
+    for place in places[1:]:
+        place.leave()
+    (await later).leave()
+    first.leave()
+    assert len(caps) == 0
+
+
+async def test_who_waits_for_a_dial_that_does_not_end_is_told_so() -> None:
+    caps = Caps(queue_s=0.01)
+    await caps.place(FREE, "ann", "imap")
+    with pytest.raises(Refused) as caught:
+        await caps.place(FREE, "ann", "imap")
+    assert caught.value.refusal is Refusal.UPSTREAM_DOWN
+
+
+async def test_ten_logins_at_once_with_one_dead_token_are_one_failure_upstream(house: House) -> None:
+    password, _ = house.app_password(house.account())
+    await house.enter("ann@x.test", password, protocol="smtp")  # verified: no lane is full
+    house.upstream.refuses = lambda _: UpstreamError(UpstreamFault.REFUSED, "NO")
+    results = await asyncio.gather(*(house.enter("ann@x.test", password) for _ in range(10)), return_exceptions=True)
+    assert [error.refusal for error in results if isinstance(error, Refused)] == [Refusal.UPSTREAM_REFUSES] * 10
+    assert len(house.upstream.dialled) == 2
+
+
 async def test_a_login_waits_for_a_place_and_its_session_s_end_gives_it_to_the_next(house: House) -> None:
     house.upstreams["mail"] = _with_limits(house.upstreams["mail"], imap=1)
     password, _ = house.app_password(house.account())

@@ -167,7 +167,8 @@ class ImapFront(asyncio.Protocol):
 
     def _close(self, transport: asyncio.Transport) -> None:
         self._stop_deadline()
-        transport.close()
+        if not transport.is_closing():  # closed twice, asyncio's TLS can't be aborted any more; see relay.Leg.close()
+            transport.close()
         # A client that does not read, or never answers TLS's close, must not stay.
         self._deadline = self._loop.call_later(CLOSE_S, transport.abort)
 

@@ -83,6 +83,12 @@ class Leg(asyncio.Protocol):
         elif self._relay.is_started:
             self.transport.resume_reading()
 
+    def close(self) -> None:
+        # Once: asyncio's TLS transport that is closed a second time forgets its connection, and abort() does nothing
+        # any more (CPython 3.11 to 3.13, _SSLProtocolTransport.close).
+        if self.transport is not None and not self.is_lost and not self.transport.is_closing():
+            self.transport.close()
+
 
 class Relay:
     """The pair of legs of one session. Ends once, says why once, then tells `on_end`."""
@@ -132,9 +138,8 @@ class Relay:
         if self._why is None:
             self._why = why
         self._is_dropping = True
-        for leg in (self.client, self.upstream):
-            if leg.transport is not None and not leg.is_lost:
-                leg.transport.close()
+        self.client.close()
+        self.upstream.close()
         self._set_deadline(END_S)
 
     def leg_leaves(self) -> None:
@@ -156,7 +161,7 @@ class Relay:
             other.steer()
             self._set_deadline(LINGER_S[self._session.protocol])
         else:
-            other.transport.close()  # flushes first
+            other.close()  # flushes first
             self._set_deadline(END_S if self._is_dropping else FLUSH_S)
 
     def _answers_nobody(self) -> None:
@@ -168,7 +173,7 @@ class Relay:
         transport = self.upstream.transport
         # While it still takes what the client sent, it has not answered that: it will, or the deadline comes.
         if transport is not None and not self.upstream.is_lost and transport.get_write_buffer_size() == 0:
-            transport.close()
+            self.upstream.close()
 
     def _set_deadline(self, delay_s: float) -> None:
         if self._deadline is not None:

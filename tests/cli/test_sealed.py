@@ -7,6 +7,7 @@ import re
 import shutil
 import subprocess
 import sys
+import tempfile
 from datetime import UTC, datetime
 from itertools import count
 from pathlib import Path
@@ -20,10 +21,11 @@ from proxy.admin.deposits import deposit_token
 from proxy.admin.desk import opened
 from proxy.config.reader import load
 from proxy.secret import Secret
-from proxy.store.rows import Purpose
+from proxy.store.rows import CredentialState, Purpose
 from proxy.vault.sealing import SealBroken, generate_master, load_master, unseal
 
 SUE = "sue@example.com"
+NOBODY = 65_534
 APP_ONLY = """
 [upstream.app]
 imap = "imaps://imap.example.com"
@@ -139,13 +141,16 @@ def test_what_is_no_app_password_of_it_unlocks_nothing(connected, snapshot, type
     assert snapshot() == before
 
 
-def test_a_revoked_or_expired_app_password_unlocks_nothing(connected):
+def test_a_revoked_or_suspended_app_password_unlocks_nothing(connected):
     gatepost, phone = connected
     laptop = create(gatepost, "laptop", "--unlock-stdin", stdin=phone["password"].encode())
     gatepost.done("revoke", phone["id"])
     words = ("create", SUE, "--name", "tablet", "--unlock-stdin")
     assert "does not open" in gatepost.refused(*words, stdin=phone["password"].encode())
-    gatepost.done(*words, stdin=laptop["password"].encode())
+    for state, does_open in ((CredentialState.SUSPENDED, False), (CredentialState.ACTIVE, True)):
+        with opened(load(gatepost.config), "test") as desk:
+            desk.store.set_credential_states([laptop["id"]], state)
+        assert (gatepost(*words, stdin=laptop["password"].encode()).status == 0) is does_open
 
 
 def test_another_accounts_app_password_unlocks_nothing(connected):
@@ -296,32 +301,34 @@ sys.exit(run(sys.argv[2]))
 
 
 @pytest.fixture
-def machine(gatepost, tmp_path):
+def machine(gatepost, monkeypatch):
     """Runs commands as a user who can use the database, and cannot read the master key."""
     if os.geteuid() != 0:
         pytest.skip("only root becomes somebody else")
-    key = gatepost.directory / "master.key"
-    # Below pytest's directory nobody else may enter.
-    for directory in (gatepost.directory, *gatepost.directory.parents):
-        if directory == Path("/tmp") or directory == Path("/"):
-            break
-        directory.chmod(directory.stat().st_mode | 0o711)
-    os.chown(gatepost.directory, 65534, 65534)
-    for file in gatepost.directory.iterdir():
-        if file != key:
-            os.chown(file, 65534, 65534)
+    # Not below pytest's own directory: that is closed to everybody else, and each run of pytest closes it again.
+    base = Path(tempfile.mkdtemp(prefix="gatepost-machine-"))
+    base.chmod(0o711)
+    setup = base / "setup"
+    shutil.copytree(gatepost.directory, setup)
+    gatepost.directory = setup
+    monkeypatch.setenv("GATEPOST_CONFIG", str(gatepost.config))
+    key = setup / "master.key"
+    for path in (setup, *setup.iterdir()):
+        if path != key:
+            os.chown(path, NOBODY, NOBODY)
     assert (key.stat().st_uid, key.stat().st_mode & 0o777) == (0, 0o600)
     numbers = count()
 
     def run(*words, stdin=""):
-        rehearsal = tmp_path / f"rehearsal{next(numbers)}"
+        rehearsal = base / f"rehearsal{next(numbers)}"
         shutil.copytree(gatepost.directory, rehearsal)
         return subprocess.run(
             [sys.executable, "-c", MACHINE, rehearsal / "gatepost.toml", gatepost.config, *words],
             input=stdin, capture_output=True, text=True, check=False, timeout=60, cwd=Path(__file__).parents[2],
         )  # fmt: skip
 
-    return run
+    yield run
+    shutil.rmtree(base)
 
 
 def test_add_connect_and_create_work_without_the_private_half(gatepost, machine):

@@ -83,12 +83,14 @@ async def smtp_login(mailbox: Mailbox, offer: Sequence[str] = SMTP_OFFER) -> Non
     lines = ["up.example", *offer, "AUTH PLAIN LOGIN"]
     ehlo = "".join(f"250-{line}\r\n" for line in lines[:-1]) + f"250 {lines[-1]}\r\n"
     await mailbox.send(ehlo.encode())
-    if (await mailbox.line()) == b"QUIT":
+    command = await mailbox.line()
+    if command == b"QUIT":  # a probe
         await mailbox.send(b"221 bye\r\n")
         raise ConnectionError
+    assert command == b"AUTH PLAIN"
+    await mailbox.send(b"334 \r\n")
+    assert await mailbox.line() == base64.b64encode(f"\0{USER}\0{UPSTREAM_PASSWORD}".encode())
     await mailbox.send(b"235 in\r\n")
-    if (await mailbox.line()).startswith(b"EHLO "):
-        await mailbox.send(ehlo.encode())
 
 
 @dataclass

@@ -338,6 +338,19 @@ async def test_ending_does_not_wait_for_peers_that_read_nothing(certificates, tl
 
 
 @TLS
+@pytest.mark.parametrize("side", ["client", "upstream"])
+@on_both_loops
+async def test_ending_does_not_wait_for_a_peer_that_never_closes_when_the_other_did(certificates, tls, side):
+    async with staged(certificates, tls=tls) as stage:
+        stage.start()
+        stage.session.end(Why.REVOKED)
+        leaving, staying = (stage.client, stage.upstream) if side == "client" else (stage.upstream, stage.client)
+        leaving.reset()
+        assert await staying.rest() == b""
+        assert (await stage.over())["reason"] == "revoked"
+
+
+@TLS
 @on_both_loops
 async def test_first_reason_is_the_one_that_is_told(certificates, tls):
     async with staged(certificates, tls=tls) as stage:

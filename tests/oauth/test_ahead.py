@@ -1,4 +1,4 @@
-"""Background renewal: what is in use is renewed before it is needed, what failed until it works, what is idle in time."""
+"""Background renewal: what is in use before it is needed, what failed until it works, what is idle in time."""
 
 from __future__ import annotations
 
@@ -6,10 +6,10 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 
-from proxy.errors import Refusal, Refused
+from proxy.errors import Refusal, Refused, UpstreamError, UpstreamFault
 from proxy.oauth.ahead import IDLE_SWEEP_S, RETRY_S, SWEEP_S
 from proxy.store.rows import Account, AccountState, NewAccount, Purpose
-from proxy.store.schema import deposit
+from proxy.store.schema import account as account_table, deposit
 from tests.service.house import House
 from tests.service.token_endpoint import answers, refuses
 
@@ -73,8 +73,6 @@ async def test_of_two_processes_one_renews_and_the_other_takes_it_from_the_store
 async def test_a_renewal_ahead_of_need_does_not_count_as_one_for_a_refused_token(
     house: House, ann: tuple[Account, str]
 ) -> None:
-    from proxy.errors import UpstreamError, UpstreamFault  # noqa: PLC0415
-
     await house.enter("ann@x.test", ann[1])
     house.clock.pass_s(LATE_S)
     await house.ahead.renew_due()
@@ -184,13 +182,14 @@ def age(house: House, account: Account, *, days: float) -> None:
 
 async def test_a_refresh_token_unused_for_a_week_is_kept_alive(house: House, ann: tuple[Account, str]) -> None:
     young, spoilt = house.account("young@x.test"), house.account("bob@x.test")
-    age(house, ann[0], days=7.1)
     age(house, young, days=6.9)
     age(house, spoilt, days=8)
-    house.endpoint.script.append(refuses("invalid_grant"))  # for the oldest
-    for _ in range(3):
-        await house.ahead.renew_due()
+    house.endpoint.script.append(refuses("invalid_grant"))
+    await house.ahead.renew_due()
+    age(house, ann[0], days=7.1)
+    for _ in range(2):
         house.clock.pass_s(IDLE_SWEEP_S)
+        await house.ahead.renew_due()
     assert [house.kept(one) for one in (ann[0], young)] == ["refresh.ann@x.test.1", "refresh.young@x.test.0"]
     assert house.token_state(spoilt) == "needs_consent"  # known before somebody's mail stops
     assert len(house.endpoint.requests) == 2
@@ -207,9 +206,7 @@ async def test_a_sealed_account_is_never_renewed_in_the_background(house: House)
     account = house.store.add_account(NewAccount("eve@x.test", "mail", "eve", (), "test", sealed=True))
     house.broker._held.note_use(account)
     with house.store._database.write() as connection:
-        from proxy.store import schema  # noqa: PLC0415
-
-        connection.execute(schema.account.update().values(token_state="failing"))
+        connection.execute(account_table.update().values(token_state="failing"))
     assert (house.store.failing_accounts(9), house.store.upheld_accounts([account.id])) == ([], [])
     with pytest.raises(Refused) as caught:
         await house.broker.token(account, house.upstreams["mail"])

@@ -207,7 +207,8 @@ def test_the_last_two_revoked_at_one_instant_are_noticed(store, sealed, add_key)
 # -- key rotate --------------------------------------------------------------------------------------------------------
 
 
-def test_a_master_goes_only_when_nothing_is_under_it(store, ann, master, new_deposit, sealed, add_key):
+def test_a_master_goes_only_when_nothing_is_under_it(store, ann, master, new_deposit, add_key):
+    sealed = store.account("sue@x.test")
     store.put_deposit(new_deposit(ann))
     add_key("phone")
     store.put_deposit(sealed_deposit(sealed, "phone", row="of sue"))

@@ -98,6 +98,7 @@ def test_cosmetics_do_not_matter(text: str, typed: str) -> None:
         SOME[0][:-1],
         "u" + SOME[0][1:],
     ],
+    ids=range(10),  # the texts are random, and workers must agree on names
 )
 def test_anything_else_is_no_app_password(typed: str) -> None:
     assert parse(Secret(typed)) is None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import imaplib
+import json
 import threading
 from collections.abc import Iterator
 
@@ -15,6 +16,7 @@ from proxy.vault.apppassword import parse
 from proxy.vault.hashing import Hasher
 from proxy.vault.sealed import unlocked, unwrapped
 from proxy.vault.sealing import load_master, unseal
+from tests.connecting import Connecting, prepare, sign_in, stored
 from tests.gate import Gate
 from tests.lab import Lab
 from tests.lab.talk import tls
@@ -97,7 +99,7 @@ def sealed_bob(gate: Gate) -> list[str]:
     return [phone, done.json["password"]]
 
 
-def tokens_of_bob(gate: Gate, typed: str) -> list[str]:
+def tokens_of_bob(gate: Gate, typed: str, *, memory_kib: int = 64, time: int = 1) -> list[str]:
     """What is stored for him right now, opened as a login of his opens it."""
     master = load_master(SecretSource("file", str(gate.directory / "master.key")).read())
     password = parse(Secret(typed))
@@ -110,7 +112,7 @@ def tokens_of_bob(gate: Gate, typed: str) -> list[str]:
         key = store.app_key(row.secret.id)
         assert key is not None
         locked = unwrapped(key, master)
-        opener = unlocked(locked, Hasher(memory_kib=64, time=1, lanes=1).stretched(locked.stretch, password))
+        opener = unlocked(locked, Hasher(memory_kib=memory_kib, time=time, lanes=1).stretched(locked.stretch, password))
         deposits = [store.deposit(row.account.id, purpose) for purpose in Purpose]
         return [unseal(deposit, opener).reveal() for deposit in deposits if deposit is not None]
     finally:
@@ -178,3 +180,44 @@ def test_a_sealed_mailbox_from_its_first_password_to_its_last(busy: Gate) -> Non
     log_in(busy, BOB, new)
     busy.secrets += tokens_of_bob(busy, new)
     assert busy.leaked() == []
+
+
+# -- create --sign-in ----
+
+
+@pytest.fixture
+def signing(lab: Lab, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Gate]:
+    """A Gatepost whose mailboxes sign in, with Bob sealed and nothing else."""
+    lab.idp.allow_redirect("http://127.0.0.1/")
+    gate = prepare(lab, tmp_path_factory.mktemp("signing"))
+    gate.cli("account", "add", BOB, "--upstream", "lab", "--sealed")
+    yield gate
+    gate.kill()
+
+
+def create_by_sign_in(gate: Gate, name: str, who: str = BOB) -> tuple[int, str, str]:
+    words = (BOB, "--name", name, "--sign-in", "--paste", "--json")
+    run = Connecting(gate, *words, command=("create",))
+    return run.end(sign_in(gate.lab, run.url(), who) + "\n")
+
+
+def test_a_sign_in_makes_app_passwords_that_all_open_the_newest_token(signing: Gate) -> None:
+    passwords = []
+    for name in ("phone", "laptop"):
+        status, said, complained = create_by_sign_in(signing, name)
+        assert status == 0, complained
+        passwords.append(json.loads(said)["password"])
+        assert passwords[-1] not in complained
+    first, second = (tokens_of_bob(signing, password, memory_kib=19_456, time=2) for password in passwords)
+    assert first == second
+    signing.start()
+    for password in passwords:
+        log_in(signing, BOB, password)
+
+
+def test_a_sign_in_of_somebody_else_makes_no_app_password(signing: Gate) -> None:
+    status, said, complained = create_by_sign_in(signing, "phone", who=ANN)
+    assert (status, said) == (1, "")
+    assert "does not open" in complained
+    assert signing.run("list", BOB, "--json").json == []
+    assert stored(signing, BOB)["state"] == "none"

@@ -1,0 +1,245 @@
+"""Alerts: once per change, over processes and restarts; not lost by a hook that is down; never a secret."""
+
+from __future__ import annotations
+
+import asyncio
+from datetime import datetime
+
+import pytest
+
+from proxy.alerts import Alerts
+from proxy.errors import Refused, StoreUnavailable, UpstreamError, UpstreamFault
+from proxy.store.rows import Account, AccountState, NewAccount, Purpose, TokenState
+from tests.service.house import House, LogBook, until
+from tests.service.token_endpoint import answers, refuses
+
+pytest_plugins = ("tests.service.plugin",)
+QUARTER_S = 15 * 60
+
+
+@pytest.fixture
+async def ann(house: House) -> tuple[Account, str]:
+    account = house.account()
+    return account, house.app_password(account)[0]
+
+
+async def fail(house: House, password: str, email: str = "ann@x.test") -> None:
+    with pytest.raises(Refused):
+        await house.enter(email, password)
+
+
+def consent(house: House, account: Account) -> None:
+    """What `account connect` does, in a process of its own."""
+    new = house.endpoint.new_family("new")
+    house.secrets.add(new)
+    house.store.put_deposit(house.sealed(Purpose.REFRESH_TOKEN, account.id, new))
+
+
+async def test_a_lost_grant_is_told_once_and_its_end_too(house: House, ann: tuple[Account, str]) -> None:
+    account, password = ann
+    house.endpoint.script.append(refuses("invalid_grant", "AADSTS70043: by policy"))
+    for _ in range(2):
+        await fail(house, password)
+        assert await house.alerts.tell()
+    (alert,) = house.post.alerts
+    now = house.store.account("ann@x.test")
+    assert now is not None
+    assert alert == {
+        "event": "token_state",
+        "account": "ann@x.test",
+        "state": "needs_consent",
+        "detail": "invalid_grant/AADSTS70043",
+        "since": now.token_since.isoformat(timespec="seconds"),
+        "node": "node1",
+    }
+    assert datetime.fromisoformat(alert["since"]).utcoffset() is not None
+    consent(house, account)
+    for _ in range(2):
+        await house.alerts.tell()
+    assert house.post.told == [("ann@x.test", "needs_consent"), ("ann@x.test", "fresh")]
+
+
+async def test_two_processes_and_one_that_starts_later_tell_once_together(
+    house: House, ann: tuple[Account, str]
+) -> None:
+    house.endpoint.script.append(refuses("invalid_grant"))
+    await fail(house, ann[1])
+    async with house.another() as other:
+        await asyncio.gather(house.alerts.tell(), other.alerts.tell())
+        assert len(house.post.alerts) + len(other.post.alerts) == 1
+    async with house.another() as third:
+        await third.alerts.tell()
+        assert third.post.alerts == []
+
+
+async def test_a_grant_lost_a_second_time_between_two_looks_is_told_again(
+    house: House, ann: tuple[Account, str]
+) -> None:
+    for _ in range(2):
+        house.endpoint.script.append(refuses("invalid_grant"))
+        await fail(house, ann[1])
+        await house.alerts.tell()
+        consent(house, ann[0])
+    assert house.post.told == [("ann@x.test", "needs_consent")] * 2
+
+
+async def test_an_upstream_that_refuses_is_told_with_its_words(house: House, ann: tuple[Account, str]) -> None:
+    house.upstream.script.append(UpstreamError(UpstreamFault.REFUSED, "NO no such mailbox"))
+    await fail(house, ann[1])
+    await house.alerts.tell()
+    (alert,) = house.post.alerts
+    assert (alert["state"], alert["detail"]) == ("upstream_refuses", "NO no such mailbox")
+
+
+async def test_a_failing_provider_is_told_of_after_a_quarter_of_an_hour_only(
+    house: House, ann: tuple[Account, str]
+) -> None:
+    house.endpoint.script.append(answers(503, b""))
+    await fail(house, ann[1])
+    house.clock.pass_s(QUARTER_S - 5)
+    await house.alerts.tell()
+    assert house.post.alerts == []
+    house.clock.pass_s(6)
+    await house.alerts.tell()
+    await house.enter("ann@x.test", ann[1])
+    await house.alerts.tell()
+    assert house.post.told == [("ann@x.test", "failing"), ("ann@x.test", "fresh")]
+
+
+async def test_trouble_that_mended_itself_before_anybody_was_told_is_not_told(
+    house: House, ann: tuple[Account, str]
+) -> None:
+    house.endpoint.script.append(answers(503, b""))
+    await fail(house, ann[1])
+    await house.alerts.tell()
+    house.clock.pass_s(20)
+    await house.enter("ann@x.test", ann[1])
+    house.clock.pass_s(QUARTER_S)
+    await house.alerts.tell()
+    assert house.post.alerts == []
+
+
+async def test_an_old_failure_of_a_sealed_account_is_told_when_it_fails_again(house: House) -> None:
+    """Nobody tries in between: what failed long ago may be well by now."""
+    account = house.store.add_account(NewAccount("eve@x.test", "mail", "eve", (), "test", sealed=True))
+    await house.broker.note_state(account, TokenState.FAILING, "http_503")
+    for wait_s in (1, QUARTER_S):
+        house.clock.pass_s(wait_s)
+        await house.alerts.tell()
+    assert house.post.alerts == []
+    await house.broker.note_state(account, TokenState.FAILING, "http_503")
+    await house.alerts.tell()
+    assert house.post.told == [("eve@x.test", "failing")]
+
+
+async def test_a_rejected_client_is_one_alert_for_all_its_accounts_and_processes(house: House) -> None:
+    people = [house.account(f"user{number}@x.test") for number in range(3)]
+    passwords = [house.app_password(account)[0] for account in people]
+    async with house.another() as other:
+        for one in (house, other):
+            for account, password in zip(people, passwords, strict=True):
+                house.endpoint.script.append(refuses("invalid_client", "AADSTS7000222: expired", 401))
+                await fail(one, password, account.email)
+                one.clock.pass_s(13)
+            await one.alerts.tell()
+        (alert,) = house.post.alerts + other.post.alerts
+        assert (alert["event"], alert["upstream"], alert["state"]) == ("provider_client", "mail", "rejected")
+        assert alert["detail"] == "invalid_client/AADSTS7000222"
+        house.endpoint.script.clear()
+        await other.enter(people[0].email, passwords[0])  # the other one is the first to hear that it is well
+        await other.alerts.tell()
+        await house.alerts.tell()
+        await house.enter(people[1].email, passwords[1])
+        await house.alerts.tell()
+        assert house.post.told + other.post.told == [("mail", "rejected"), ("mail", "accepted")]
+        house.endpoint.script.append(refuses("invalid_client", "", 401))
+        await fail(house, passwords[2], people[2].email)
+        await house.alerts.tell()
+        assert house.post.told[-1] == ("mail", "rejected")
+
+
+async def test_a_hook_that_is_down_gets_the_alert_later(house: House, ann: tuple[Account, str]) -> None:
+    house.endpoint.script.append(refuses("invalid_grant"))
+    await fail(house, ann[1])
+    house.post.is_down = True
+    assert not await house.alerts.tell()
+    house.post.is_down = False
+    assert await house.alerts.tell()
+    assert house.post.told == [("ann@x.test", "needs_consent")]
+
+
+async def test_one_alert_that_nobody_takes_does_not_hold_up_the_others(house: House) -> None:
+    refused: list[str] = []
+
+    async def picky(alert: bytes) -> bool:
+        if b"ann@" in alert:
+            refused.append("ann")
+            return False
+        return await house.post.deliver(alert)
+
+    alerts = Alerts(store=house.store, pool=house.pool, deliver=picky, node="n", now=house.clock.utc_now)
+    for account in (house.account(), house.account("bob@x.test")):
+        await house.broker.note_state(account, TokenState.NEEDS_CONSENT, "")
+    assert not await alerts.tell()
+    assert not await alerts.tell()
+    assert (house.post.told, refused) == ([("bob@x.test", "needs_consent")], ["ann", "ann"])
+
+
+async def test_an_alert_under_way_when_the_process_ends_is_told_by_the_next(
+    house: House, ann: tuple[Account, str]
+) -> None:
+    is_out = asyncio.Event()
+
+    async def forever(alert: bytes) -> bool:
+        is_out.set()
+        await asyncio.Event().wait()
+        return True
+
+    await house.broker.note_state(ann[0], TokenState.NEEDS_CONSENT, "")
+    alerts = Alerts(store=house.store, pool=house.pool, deliver=forever, node="n")
+    running = asyncio.create_task(alerts.run())
+    alerts.noted(ann[0], TokenState.NEEDS_CONSENT, has_changed=True)
+    await is_out.wait()
+    running.cancel()
+    await asyncio.wait([running])
+    await house.alerts.tell()
+    assert house.post.told == [("ann@x.test", "needs_consent")]
+
+
+async def test_who_is_disabled_or_removed_is_told_of_no_more(house: House, ann: tuple[Account, str]) -> None:
+    bob = house.account("bob@x.test")
+    for account in (ann[0], bob):
+        await house.broker.note_state(account, TokenState.NEEDS_CONSENT, "")
+    await house.alerts.tell()
+    house.store.set_account_state(ann[0].id, AccountState.DISABLED)
+    house.store.remove_account(bob.id)
+    await house.alerts.tell()
+    assert len(house.post.alerts) == 2
+    house.store.set_account_state(ann[0].id, AccountState.ACTIVE)
+    await house.alerts.tell()
+    assert house.post.told[2:] == [("ann@x.test", "needs_consent")]  # still so, and his again
+
+
+async def test_it_runs_until_told_to_end_and_wakes_at_once(
+    house: House, ann: tuple[Account, str], book: LogBook
+) -> None:
+    running = asyncio.create_task(house.alerts.run())
+    house.endpoint.script.append(refuses("invalid_grant"))
+    await fail(house, ann[1])
+    await until(lambda: bool(house.post.alerts))
+    running.cancel()
+    await asyncio.wait([running])
+    assert any("event=alert account=ann@x.test state=needs_consent" in text for text in book.texts)
+
+
+async def test_a_store_that_is_down_ends_nothing(house: House, ann: tuple[Account, str]) -> None:
+    house.store.is_down = True
+    with pytest.raises(StoreUnavailable):
+        await house.alerts.tell()
+    running = asyncio.create_task(house.alerts.run())
+    house.alerts.noted(ann[0], TokenState.FAILING, has_changed=True)
+    await until(lambda: not house.alerts._wake.is_set())
+    house.store.is_down = False
+    assert not running.done()
+    running.cancel()
+    await asyncio.wait([running])
