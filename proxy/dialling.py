@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable, Coroutine
+from datetime import datetime
 from typing import NoReturn, Protocol as Interface, TypeVar
 
 from proxy.caps import Caps, Place
@@ -44,6 +45,7 @@ class Dialler:
         self._caps = caps
         self._do_later = do_later
         self._redial_at: dict[int, float] = {}  # by account; loop time
+        self._refused_since: dict[int, datetime] = {}  # by account: the token_since of the row that was refused
         self._refusals: dict[int, int] = {}  # in a row
 
     async def open(
@@ -55,19 +57,17 @@ class Dialler:
         raises  Refused, StoreUnavailable
         """
         self._refuse_if_hopeless(account, upstream)
-        refused_before = self._redial_at.get(account.id)
         # This may take long, so it comes before the line.
         held = None if upstream.auth == "password" else await self._broker.token(account, upstream, key)
         place = await self._caps.place(upstream, account.upstream_user, protocol)
         try:
             with place:
-                if self._redial_at.get(account.id) != refused_before:
-                    # It happened to another login while this one stood in line.
-                    raise Refused(Refusal.UPSTREAM_REFUSES, "refused a moment ago")
+                self._refuse_if_just_refused(account)  # to another login, while this one stood in line
                 connection = await self._dialled(account, held, key, upstream, protocol, dial)
         except UpstreamError as error:
             await self._failed(account, error)
         self._refusals.pop(account.id, None)
+        self._refused_since.pop(account.id, None)
         if account.token_state is TokenState.UPSTREAM_REFUSES:
             self._redial_at.pop(account.id, None)
             # Not awaited: whoever is cancelled here would leave the connection to nobody.
@@ -108,10 +108,20 @@ class Dialler:
                 raise Refused(Refusal.UPSTREAM_REFUSES, account.token_detail)
             self._redial_at[account.id] = now + REFUSED_REDIAL_S[0]
 
+        self._refuse_if_just_refused(account)
+
+    def _refuse_if_just_refused(self, account: Account) -> None:
+        """Refuse a login whose row was read before the store knew that the upstream refuses the account."""
+        is_same = self._refused_since.get(account.id) == account.token_since
+        is_known = account.token_state is TokenState.UPSTREAM_REFUSES
+        if is_same and not is_known and asyncio.get_running_loop().time() < self._redial_at.get(account.id, 0.0):
+            raise Refused(Refusal.UPSTREAM_REFUSES, "refused a moment ago")
+
     async def _failed(self, account: Account, error: UpstreamError) -> NoReturn:
         if error.fault is UpstreamFault.REFUSED:
             count = self._refusals.get(account.id, 0)
             self._refusals[account.id] = count + 1
+            self._refused_since[account.id] = account.token_since
             first_s, last_s = REFUSED_REDIAL_S
             pause_s = min(first_s * 2 ** min(count, 16), last_s)
             self._redial_at[account.id] = asyncio.get_running_loop().time() + pause_s

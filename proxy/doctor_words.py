@@ -169,15 +169,13 @@ _MAIL = (
     ),
     _Row(
         r"5\.7\.3\b|user credentials were incorrect",
-        "check that SMTP AUTH is on for {mailbox} (Get-CASMailbox), that whoever signed in may send as it, and that the "
-        "scopes are the preset's",
+        "check that SMTP AUTH is on for {mailbox} (Get-CASMailbox), who signed in and may send as it, and the scopes",
         family="microsoft",
         protocol="smtp",
     ),
     _Row(
         r"AUTHENTICATE failed",
-        "check that IMAP is on for {mailbox} (Get-CASMailbox), that whoever signed in may open it, and that the scopes "
-        "are the preset's",
+        "check that IMAP is on for {mailbox} (Get-CASMailbox), who signed in and may open it, and the scopes",
         family="microsoft",
         protocol="imap",
     ),

@@ -45,6 +45,7 @@ logger = logging.getLogger("gatepost.serve")
 
 IDLE_SWEEP_S = 5.0
 FAREWELL_S = 6.0  # for BYE / 421 to the clients that were not logged in: longer than the fronts wait for one (CLOSE_S)
+CUT_OFF_S = 1.0  # for connections that were aborted to be gone: a turn of the loop or two
 
 
 @dataclass(slots=True)
@@ -74,6 +75,14 @@ class Server:
         await self.house.registry.drain(deadline)
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout_at(min(deadline, loop.time() + FAREWELL_S)):
+                await self.house.guests.nobody_waits.wait()
+
+    async def cut_off(self) -> None:
+        """End what is left, so that no connection outlives the loop. Without effect after a drain that all heeded."""
+        self.house.guests.cut_off_waiting()
+        await self.house.registry.drain(asyncio.get_running_loop().time())
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(CUT_OFF_S):
                 await self.house.guests.nobody_waits.wait()
 
 
@@ -115,6 +124,7 @@ async def running(config: Config, store: Store, master: MasterPrivate) -> AsyncI
         for acceptor in server.acceptors:
             stack.push_async_callback(acceptor.close)
             acceptor.start()
+        stack.push_async_callback(server.cut_off)
         yield server
 
 

@@ -14,6 +14,8 @@ class Front(Protocol):
 
     def close(self, answer: Answer) -> None: ...
 
+    def abort(self) -> None: ...
+
 
 class Guests:
     """Counts and finds connections. `connections` is the soft cap for all, `waiting` for one address before login."""
@@ -68,6 +70,12 @@ class Guests:
         for _, front in tuple(self._waiting.values()):
             if front is not None:
                 front.close(answer)
+
+    def cut_off_waiting(self) -> None:
+        """End the connections of all who are not logged in, without a word; they are gone a moment later."""
+        for _, front in tuple(self._waiting.values()):
+            if front is not None:
+                front.abort()
 
     @property
     def waiting(self) -> int:

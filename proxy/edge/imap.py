@@ -81,6 +81,11 @@ class ImapFront(asyncio.Protocol):
             self._task.cancel()
         self._do(self._gate.close(answer))
 
+    def abort(self) -> None:
+        """Cut the connection off; without effect before it is made, or after the login."""
+        if self._transport is not None and not self._is_lost:
+            self._transport.abort()
+
     # -- doing what the gate says -------------------------------------------------------------------------------------
 
     def _do(self, actions: list[Action]) -> None:

@@ -87,6 +87,11 @@ class SmtpFront(SMTP):
         else:
             self._end(say.ANSWERS[answer], answer.value)
 
+    def abort(self) -> None:
+        """Cut the connection off, without a word. Without effect before it is made, or after the login."""
+        if self.transport is not None:
+            self._client.abort()
+
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Start to talk. As aiosmtpd's, less the streams.
 

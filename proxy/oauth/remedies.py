@@ -14,14 +14,20 @@ _ENTRA = {
     "AADSTS50105": "the user is not assigned to the app: assign it under Enterprise applications, Users and groups",
     "AADSTS50173": "the user's password was changed or its sessions revoked: gatepost account connect",
     "AADSTS50194": "the app is for one tenant: write its id into [oauth2] tenant",
-    "AADSTS53003": "Conditional Access blocks the sign-in: let an admin exclude the app, or this host's address",
+    "AADSTS53003": (
+        "Conditional Access blocks it: let an admin except the user or this host's address from that policy; with "
+        "--device it may be device codes that are blocked"
+    ),
     "AADSTS54005": "the code was used before: start again",
     "AADSTS65001": "nobody has consented to the app: let an admin grant consent, or sign in again",
     "AADSTS65004": "the consent was declined: sign in again and accept",
     "AADSTS70000": "the grant is not good any more: gatepost account connect",
     "AADSTS70008": "the code is too old, or the grant was not used for too long: sign in again",
     "AADSTS70011": "a scope does not exist: compare [oauth2] scopes with those of the preset",
-    "AADSTS70043": "Conditional Access wants a sign-in every so often: gatepost account connect, and exclude the app",
+    "AADSTS70043": (
+        "Conditional Access wants a sign-in every so often: gatepost account connect, and let an admin except the user "
+        "from that policy"
+    ),
     "AADSTS90002": "there is no such tenant: check [oauth2] tenant",
     "AADSTS90094": "an admin must consent for this app: grant admin consent at the app registration (API permissions)",
     "AADSTS500011": "the resource is unknown in the tenant: it needs Exchange Online, and the scopes of the preset",

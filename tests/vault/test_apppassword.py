@@ -57,7 +57,7 @@ def test_a_thousand_passwords_are_all_different_and_use_every_symbol() -> None:
         assert {text[position] for text in texts} == set(ALPHABET)
 
 
-@pytest.mark.parametrize("text", SOME[:3])
+@pytest.mark.parametrize("text", SOME[:3], ids=range(3))
 @pytest.mark.parametrize(
     "typed",
     [
