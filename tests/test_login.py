@@ -242,7 +242,9 @@ async def test_a_login_without_end_is_refused_at_its_deadline_and_leaves_nothing
     password, _ = house.app_password(house.account())
     house.upstream.release = asyncio.Event()
     loop = asyncio.get_running_loop()
-    attempt: Attempt = house.attempt("ann@x.test", password, started=loop.time() - LOGIN_S + 0.1)
+    attempt: Attempt = house.attempt(
+        "ann@x.test", password, started=loop.time() - LOGIN_S + 2.0
+    )  # time to get as far as dialling
     with pytest.raises(Refused) as caught:
         await house.login.enter(attempt, house.upstream.dial)
     assert caught.value.refusal is Refusal.LOGIN_DEADLINE

@@ -111,7 +111,9 @@ def test_no_library_s_debug_gets_out_whatever_its_level(stderr: Stderr, name: st
     finally:
         library.setLevel(before)
     assert "hunter2" not in stderr.getvalue()
-    assert "what needs a human" in stderr.getvalue()
+    # Two say nothing at any level once the modules that use them are loaded: their warnings quote the client.
+    is_muted = name.partition(".")[0] in ("mail", "aioimaplib")
+    assert is_muted or "what needs a human" in stderr.getvalue()
 
 
 def test_our_own_debug_is_heard_at_debug_alone(stderr: Stderr) -> None:
