@@ -26,7 +26,7 @@ from proxy.store.store import Store
 logger = logging.getLogger("gatepost.alerts")
 
 FAILING_FOR = timedelta(minutes=15)  # shorter trouble of a provider mends itself
-POLL_S = 10.0  # how late we notice what others wrote into the store
+POLL_S = 5.0  # how late we notice what others wrote into the store
 BREATH_S = 1.0  # between two rounds, however much happens
 PAUSES_S = (30.0, 600.0)  # after a failed telling: at first, doubled each time, at last
 REJECTED = "rejected"
@@ -94,7 +94,9 @@ class Alerts:
         self._rejected: dict[str, Told] = {}  # by upstream: events, each for one round
         self._codes: dict[str, str] = {}
         self._accepted: set[str] = set()
-        self._believed_rejected: set[str] = set()  # upstreams, as of the last round
+        self._believed_rejected: set[str] | None = (
+            None  # upstreams, as of the last round; before the first nobody knows
+        )
         self._sealed_failing: set[int] = set()  # accounts, since the last round
         self._failures: Counter[str] = Counter()  # by subject: what fails comes last
 
@@ -117,7 +119,7 @@ class Alerts:
 
     def client_accepted(self, upstream: str) -> None:
         self._rejected.pop(upstream, None)
-        if upstream in self._believed_rejected:
+        if self._believed_rejected is None or upstream in self._believed_rejected:
             self._accepted.add(upstream)
             self._wake.set()
 
@@ -128,9 +130,6 @@ class Alerts:
         first_s, last_s = PAUSES_S
         pause_s = first_s
         while True:
-            with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(POLL_S):
-                    await self._wake.wait()
             self._wake.clear()
             try:
                 is_told = await self.tell()
@@ -142,6 +141,9 @@ class Alerts:
             if is_told:
                 pause_s = first_s
                 await asyncio.sleep(BREATH_S)
+                with contextlib.suppress(TimeoutError):
+                    async with asyncio.timeout(POLL_S):
+                        await self._wake.wait()
             else:
                 await asyncio.sleep(pause_s)
                 pause_s = min(2 * pause_s, last_s)
@@ -158,17 +160,17 @@ class Alerts:
 
     async def _upstream_changes(self) -> list[_Change]:
         told = await self._pool.run(self._store.upstreams_told_of)
-        self._believed_rejected = {subject.partition(":")[2] for subject in told}
+        believed = self._believed_rejected = {subject.partition(":")[2] for subject in told}
         changes = []
         for name, new in self._rejected.items():
-            if name not in self._believed_rejected:
+            if name not in believed:
                 changes.append(_Change(f"upstream:{name}", None, name, None, new, self._codes[name], new.since))
-        for name in self._accepted & self._believed_rejected:
+        for name in self._accepted & believed:
             former = told[f"upstream:{name}"]
             changes.append(_Change(f"upstream:{name}", None, name, former, None, "", self._now()))
         # Events: what others told meanwhile needs no telling.
-        self._rejected = {name: new for name, new in self._rejected.items() if name not in self._believed_rejected}
-        self._accepted &= self._believed_rejected
+        self._rejected = {name: new for name, new in self._rejected.items() if name not in believed}
+        self._accepted &= believed
         return changes
 
     async def _account_changes(self) -> list[_Change]:
@@ -220,9 +222,14 @@ class Alerts:
         return is_told
 
     def _forget(self, change: _Change) -> None:
-        if change.account_id is None:
-            (self._rejected.pop(change.name, None) if change.new else self._accepted.discard(change.name))
-            (self._believed_rejected.add if change.new else self._believed_rejected.discard)(change.name)
+        if change.account_id is not None or self._believed_rejected is None:
+            return
+        if change.new:
+            self._rejected.pop(change.name, None)
+            self._believed_rejected.add(change.name)
+        else:
+            self._accepted.discard(change.name)
+            self._believed_rejected.discard(change.name)
 
     def _text(self, change: _Change) -> bytes:
         """The alert on the wire; see hooks for the contract."""

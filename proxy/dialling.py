@@ -63,7 +63,7 @@ class Dialler:
         try:
             with place:
                 self._refuse_if_just_refused(account)  # to another login, while this one stood in line
-                connection = await self._dialled(account, held, key, upstream, protocol, dial)
+                connection = await self._dialled(account, held, key, upstream=upstream, protocol=protocol, dial=dial)
         except UpstreamError as error:
             await self._failed(account, error)
         self._refusals.pop(account.id, None)
@@ -79,6 +79,7 @@ class Dialler:
         account: Account,
         held: Held | None,
         key: OpenKey | None,
+        *,
         upstream: UpstreamConfig,
         protocol: Protocol,
         dial: Dial[C],

@@ -158,6 +158,16 @@ async def test_a_rejected_client_is_one_alert_for_all_its_accounts_and_processes
         assert house.post.told[-1] == ("mail", "rejected")
 
 
+async def test_a_process_that_starts_ends_the_alert_of_one_that_is_gone(house: House, ann: tuple[Account, str]) -> None:
+    house.endpoint.script.append(refuses("invalid_client", "", 401))
+    await fail(house, ann[1])
+    await house.alerts.tell()
+    async with house.another() as other:
+        await other.enter("ann@x.test", ann[1])  # before its first round
+        await other.alerts.tell()
+        assert other.post.told == [("mail", "accepted")]
+
+
 async def test_a_hook_that_is_down_gets_the_alert_later(house: House, ann: tuple[Account, str]) -> None:
     house.endpoint.script.append(refuses("invalid_grant"))
     await fail(house, ann[1])

@@ -3,16 +3,23 @@
 from __future__ import annotations
 
 import string
+from datetime import UTC, datetime
+from io import BytesIO, TextIOWrapper
 
 import pytest
 
 from proxy import doctor_words
+from proxy.admin.setup import init
+from proxy.cli.run import main
 from proxy.config import Endpoint, OAuth2Config, Tls, UpstreamConfig
 from proxy.config.presets import preset_names
+from proxy.config.reader import load
+from proxy.doctor import check_login
 from proxy.doctor_words import Case
 from proxy.errors import Refusal, Refused, UpstreamError, UpstreamFault
 from proxy.oauth.remedies import remedy_of
 from proxy.wire.said import fault_in_words
+from tests.oauth.scripted_provider import provider_listening
 
 EMAIL, MAILBOX = "ann@example.com", "ann@mail.example.com"
 REFUSED, OFF, BUSY = UpstreamFault.REFUSED, UpstreamFault.PROTOCOL_OFF, UpstreamFault.BUSY
@@ -222,3 +229,31 @@ def test_an_odd_mailbox_name_is_only_repeated() -> None:
     odd = Case(M365.upstream, EMAIL, "{0}{upstream!r}")
     error = UpstreamError(OFF, "SmtpClientAuthentication is disabled")
     assert "{0}{upstream!r}" in doctor_words.of_login(error, "smtp", odd)
+
+
+async def test_check_login_says_it(tmp_path, monkeypatch, capsys) -> None:
+    """From a token endpoint's answer to the report: the code, and what to do about it."""
+    made = init(tmp_path / "gatepost.toml", datetime.now(UTC))
+    async with provider_listening() as provider:
+        text = made.config.read_text()
+        begin, end = text.index("[upstream.main]"), text.index("# Any other mail server")
+        made.config.write_text(text[:begin] + UPSTREAM.format(url=provider.url) + text[end:])
+        monkeypatch.setattr("sys.stdin", TextIOWrapper(BytesIO(b"refresh-0\n")))
+        words = ["account", "add", EMAIL, "--upstream", "main", "--refresh-token-stdin", "--config", str(made.config)]
+        assert main(words) == 0, capsys.readouterr()
+        lost = {"error": "invalid_grant", "error_description": "AADSTS70043: The refresh token has expired due to ..."}
+        provider.say("/token", (400, lost))
+        findings = await check_login(load(made.config), EMAIL)
+    assert [(finding.name, finding.ok) for finding in findings] == [(f"login {EMAIL} token", False)]
+    assert findings[0].detail.endswith("invalid_grant/AADSTS70043")
+    assert findings[0].remedy == remedy_of("invalid_grant/AADSTS70043")
+
+
+UPSTREAM = """
+[upstream.main]
+preset = "microsoft365"
+
+[upstream.main.oauth2]
+client_id = "our client"
+token_url = "{url}/token"
+"""

@@ -12,8 +12,8 @@ from dataclasses import replace
 import pytest
 
 from proxy.config import LimitsConfig, ListenConfig, Tls
-from proxy.edge import relay
-from proxy.errors import ConfigError
+from proxy.edge import imap, relay, smtp
+from proxy.errors import Answer, ConfigError
 from proxy.serve import running
 from proxy.store.store import Store
 from proxy.vault.sealing import load_master
@@ -56,11 +56,10 @@ def auth(password: str) -> bytes:
 # -- one write ---------------------------------------------------------------------------------------------------------
 
 CHUNK = random.Random(3030).randbytes(3_000_000)
-MAIL = (
-    b"MAIL FROM:<a@b.example> BODY=BINARYMIME\r\nRCPT TO:<c@d.example>\r\n"
-    b"BDAT %d\r\n%b"
-    b"BDAT 7 LAST\r\nthe end"
-) % (len(CHUNK), CHUNK)
+MAIL = (b"MAIL FROM:<a@b.example> BODY=BINARYMIME\r\nRCPT TO:<c@d.example>\r\nBDAT %d\r\n%bBDAT 7 LAST\r\nthe end") % (
+    len(CHUNK),
+    CHUNK,
+)
 
 
 @pytest.mark.parametrize("tls", [Tls.IMPLICIT, Tls.STARTTLS], ids=lambda tls: tls.value)
@@ -152,14 +151,27 @@ async def test_session_that_is_never_quiet_ends_at_the_deadline(made):
 
 @on_both_loops
 async def test_waiting_client_who_reads_nothing_does_not_hold_up_the_end(made, monkeypatch):
-    from proxy.edge import imap
-
     monkeypatch.setattr(imap, "CLOSE_S", 0.2)
     async with mail_server(made.certificates, "imap") as upstream, open_house(made, upstream) as gate:
         client = await gate.connect(Tls.IMPLICIT)
         await client.line()
         await soon(gate.server.drain())
         assert gate.server.house.guests.waiting == 0
+
+
+@pytest.mark.parametrize("last", [b"QUIT", b"shutdown"])
+@on_both_loops
+async def test_smtp_client_who_never_closes_is_cut_off_after_our_last_words(made, monkeypatch, last):
+    monkeypatch.setattr(smtp, "CLOSE_S", 0.2)
+    async with mail_server(made.certificates, "smtp") as upstream, open_house(made, upstream, "smtp") as gate:
+        client = await gate.connect(Tls.IMPLICIT)
+        await client.line()
+        if last == b"QUIT":
+            assert (await client.ask(b"QUIT")).startswith(b"221 ")
+        else:
+            gate.server.house.guests.close_waiting(Answer.CLOSING)
+            assert (await client.line()).startswith(b"421 ")
+        await gate.emptied()
 
 
 @on_both_loops

@@ -3,7 +3,7 @@
 The only importer of aiosmtpd. It must not know stores, tokens or upstreams: `Visit.enter` does the login.
 
 SmtpFront holds all that Gatepost changes in aiosmtpd 1.4.6, each override with its reason. What stays aiosmtpd's is the
-command loop, the session, and HELO, NOOP, RSET and QUIT. tests/edge/test_aiosmtpd_contract.py holds the private names
+command loop, the session, and HELO, NOOP and RSET. tests/edge/test_aiosmtpd_contract.py holds the private names
 that are used and each fault that is worked around: a release that mends one fails a test there, and the override goes.
 """
 
@@ -47,6 +47,20 @@ class _Phase(Enum):
     HANDSHAKE = auto()  # STARTTLS was answered, TLS is not there yet
     CLOSING = auto()  # the last words are said
     GONE = auto()  # lost, or the relay's
+
+
+class _CloseOnce:
+    """What aiosmtpd takes for its StreamWriter. Its loop closes it at its end, when we may have closed already.
+
+    asyncio's TLS transport that is closed a second time can't be aborted any more; see relay.Leg.close().
+    """
+
+    def __init__(self, transport: asyncio.Transport) -> None:
+        self._transport = transport
+
+    def close(self) -> None:
+        if not self._transport.is_closing():
+            self._transport.close()
 
 
 class SmtpFront(SMTP):
@@ -134,7 +148,7 @@ class SmtpFront(SMTP):
     def _use(self, transport: asyncio.Transport) -> None:
         # A new transport starts from nothing: RFC 3207 4.2, everything learned before the handshake is discarded.
         self.transport = self._client = transport
-        self._writer = transport  # type: ignore[assignment]  # aiosmtpd's loop only closes it
+        self._writer = _CloseOnce(transport)  # type: ignore[assignment]  # aiosmtpd's loop only closes it
         self._set_rset_state()  # type: ignore[no-untyped-call]
         self.session = self._create_session()
 
@@ -275,6 +289,10 @@ class SmtpFront(SMTP):
                 offers_starttls=offers_starttls,
             )
         )
+
+    async def smtp_QUIT(self, arg: str | None) -> None:  # noqa: N802
+        """Say goodbye; push() closes. aiosmtpd's closes a second time behind that: see _CloseOnce."""
+        await self.push(say.NO_ARGUMENT if arg else say.GOODBYE)
 
     async def smtp_STARTTLS(self, arg: str | None) -> None:  # noqa: N802
         """Go over to TLS, or close. RFC 3207.

@@ -26,6 +26,7 @@ from proxy.store.store import Store
 
 logger = logging.getLogger("gatepost.oauth")
 
+SOON_S = (0.2, 1.0)  # to the first round
 TICK_S = (4.0, 6.0)  # between two rounds; drawn, so that processes come apart
 AT_ONCE = 4  # renewals under way: what logins need goes beside them
 PER_ROUND = 64  # a round takes PER_ROUND / AT_ONCE * 10 s at the very worst
@@ -60,8 +61,10 @@ class Ahead:
 
     async def run(self) -> None:
         """Renew until cancelled."""
+        pause_s = random.uniform(*SOON_S)  # noqa: S311 - jitter, not a secret
         while True:
-            await asyncio.sleep(random.uniform(*TICK_S))  # noqa: S311 - jitter, not a secret
+            await asyncio.sleep(pause_s)
+            pause_s = random.uniform(*TICK_S)  # noqa: S311
             try:
                 await self.renew_due()
             except StoreUnavailable as error:  # the registry's watcher tells the operator

@@ -7,6 +7,7 @@ tried again after a while. One request at a time per upstream (client_credential
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import math
 import random
 from collections.abc import Callable
@@ -20,6 +21,7 @@ from proxy.secret import Secret
 MARGIN_S = 60.0  # a token with less left is replaced before use
 MIN_AGE_TO_RENEW_S = 60.0  # a token younger than this that is refused was refused for another reason
 RENEW_INTERVAL_S = 300.0  # refused tokens are replaced at most once in this time
+AHEAD = (0.75, 0.85)  # of its life, drawn: from then on a login has it replaced, and does not wait for that
 PAUSE_S = (4.0, 12.0)  # after a failure the provider is left alone for a random time between these
 MAX_HELD = 100_000
 MAX_PAUSES = 10_000
@@ -40,6 +42,7 @@ class AppToken:
     token: Secret
     obtained: float
     expires: float
+    replace_at: float = math.inf
 
 
 def is_app_only(upstream: UpstreamConfig) -> bool:
@@ -63,6 +66,8 @@ class AppTokens:
         key = _key(upstream, mailbox)
         held = self._held.get(key)
         if held is not None and held.expires - self._clock() > MARGIN_S:
+            if self._clock() >= held.replace_at:
+                self._replace_ahead(key, upstream, mailbox)
             return held
         try:
             return await self._asked(key, upstream, mailbox)
@@ -96,11 +101,22 @@ class AppTokens:
         task = self._tasks.get(key)
         if task is None:
             self._refuse_if_paused(key)
-            task = asyncio.create_task(self._ask(key, upstream, mailbox), name=f"token of {upstream.name}")
-            self._tasks[key] = task
-            task.add_done_callback(lambda done: self._finish(key, done))
+            task = self._begin(key, upstream, mailbox)
         # The request has a deadline of its own, and whoever hangs up must not take it from the others.
         return await asyncio.shield(task)
+
+    def _replace_ahead(self, key: _Key, upstream: UpstreamConfig, mailbox: str) -> None:
+        """Ask for the next token in the background; after a failure the next login after the pause tries again."""
+        with contextlib.suppress(Refused):
+            self._refuse_if_paused(key)
+            if key not in self._tasks:
+                self._begin(key, upstream, mailbox)
+
+    def _begin(self, key: _Key, upstream: UpstreamConfig, mailbox: str) -> asyncio.Task[AppToken]:
+        task = asyncio.create_task(self._ask(key, upstream, mailbox), name=f"token of {upstream.name}")
+        self._tasks[key] = task
+        task.add_done_callback(lambda done: self._finish(key, done))
+        return task
 
     async def _ask(self, key: _Key, upstream: UpstreamConfig, mailbox: str) -> AppToken:
         asked = self._clock()
@@ -117,7 +133,8 @@ class AppTokens:
         if len(self._held) >= MAX_HELD:
             self._renewed_at.pop(oldest := next(iter(self._held)), None)
             del self._held[oldest]
-        self._held[key] = made = AppToken(grant.access_token, asked, asked + grant.expires_in_s)
+        replace_at = asked + grant.expires_in_s * random.uniform(*AHEAD)  # noqa: S311 - jitter, not a secret
+        self._held[key] = made = AppToken(grant.access_token, asked, asked + grant.expires_in_s, replace_at)
         return made
 
     async def _grant(self, upstream: UpstreamConfig, mailbox: str) -> Grant:

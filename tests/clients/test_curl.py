@@ -6,7 +6,6 @@ import pytest
 
 from tests.clients.kit import LETTERBOX, Desk, Login, Ran, beyond, folder, marked, message, needs, url
 
-MECHANISMS = ("PLAIN", "LOGIN")
 DENIED = 67  # CURLE_LOGIN_DENIED
 
 
@@ -27,8 +26,7 @@ class Curl:
         return ran.text
 
 
-@pytest.mark.parametrize("mechanism", MECHANISMS)
-@pytest.mark.parametrize("scheme", ["imaps", "imap"])
+@pytest.mark.parametrize(("scheme", "mechanism"), [("imaps", "PLAIN"), ("imap", "LOGIN")])
 def test_curl_appends_lists_searches_fetches_and_flags(
     desk: Desk, login: Login, mark: str, scheme: str, mechanism: str
 ) -> None:
@@ -50,8 +48,7 @@ def test_curl_appends_lists_searches_fetches_and_flags(
     desk.gate.await_log(rf"event=login .*user={login.user} .*result=ok .*mechanism={mechanism} ", after=begin)
 
 
-@pytest.mark.parametrize("mechanism", MECHANISMS)
-@pytest.mark.parametrize("scheme", ["smtps", "smtp"])
+@pytest.mark.parametrize(("scheme", "mechanism"), [("smtps", "LOGIN"), ("smtp", "PLAIN")])
 def test_curl_sends(desk: Desk, login: Login, mark: str, scheme: str, mechanism: str) -> None:
     begin = len(desk.gate.log())
     curl = Curl(desk, login, mechanism)

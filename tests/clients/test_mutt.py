@@ -70,17 +70,7 @@ def test_mutt_sends_and_files_a_copy(desk: Desk, login: Login, mark: str, form: 
         assert list(folder(imap, mark)) == [mark]
 
 
-def test_mutt_hears_by_imap_that_the_password_is_wrong(desk: Desk, wrong: Login) -> None:
+def test_mutt_hears_that_the_password_is_wrong(desk: Desk, wrong: Login) -> None:
     words = [*mutt(desk, wrong, "starttls"), "-f", "+INBOX", "-e", 'push "<quit>"']
 
     assert "SASL authentication failed." in desk.run_on_terminal(words, wrong).text
-
-
-def test_mutt_hears_by_smtp_that_the_password_is_wrong(desk: Desk, wrong: Login) -> None:
-    words = [*mutt(desk, wrong, "implicit"), "-s", "never sent", "--", LETTERBOX]
-
-    ran = desk.run(words, wrong, "text\n")
-
-    assert ran.status == 1
-    assert "SASL authentication failed" in ran.text
-    assert "Could not send the message." in ran.text

@@ -1,10 +1,12 @@
-"""offlineimap: tells its name by ID before it logs in, and syncs a Maildir both ways."""
+"""offlineimap: tells its name by ID before it logs in, and syncs a Maildir both ways.
+
+Over implicit TLS only: at STARTTLS its imaplib2 3.05 now and then waits for ever on a busy machine, and does so without
+Gatepost too (seen 4 times of 120 straight at Dovecot, 2 of 60 at Gatepost).
+"""
 
 from __future__ import annotations
 
 from pathlib import Path
-
-import pytest
 
 from tests.clients.kit import Desk, Login, Ran, append, beyond, folder, message, needs
 
@@ -26,8 +28,7 @@ localfolders = {home}/here
 type = IMAP
 remotehost = localhost
 remoteport = {port}
-ssl = {is_implicit}
-starttls = {is_starttls}
+ssl = yes
 sslcacertfile = {ca_file}
 remoteuser = {user}
 remotepassfile = {password_file}
@@ -35,14 +36,12 @@ folderfilter = lambda name: name == '{folder}'
 """
 
 
-def offlineimap(desk: Desk, login: Login, name: str, form: str) -> Ran:
+def offlineimap(desk: Desk, login: Login, name: str) -> Ran:
     config = desk.write(
         "offlineimaprc",
         CONFIG.format(
             home=desk.home,
-            port=desk.gate.imaps.port if form == "implicit" else desk.gate.imap.port,
-            is_implicit="yes" if form == "implicit" else "no",
-            is_starttls="no" if form == "implicit" else "yes",
+            port=desk.gate.imaps.port,
             ca_file=desk.lab.ca_file,
             user=login.user,
             password_file=login.password_file,
@@ -52,8 +51,7 @@ def offlineimap(desk: Desk, login: Login, name: str, form: str) -> Ran:
     return desk.run([needs("offlineimap", "offlineimap3"), "-o", "-1", "-c", config], login)
 
 
-@pytest.mark.parametrize("form", ["implicit", "starttls"])
-def test_offlineimap_syncs_both_ways(desk: Desk, login: Login, mark: str, form: str) -> None:
+def test_offlineimap_syncs_both_ways(desk: Desk, login: Login, mark: str) -> None:
     begin = len(desk.gate.log())
     with beyond(desk.lab, login.user) as imap:
         imap.create(mark)
@@ -61,20 +59,18 @@ def test_offlineimap_syncs_both_ways(desk: Desk, login: Login, mark: str, form: 
     maildir = _maildir(desk.home / "here" / mark)
     (maildir / "new" / "1.1.here").write_text(message("here"), newline="")
 
-    ran = offlineimap(desk, login, mark, form)
+    ran = offlineimap(desk, login, mark)
 
     assert ran.status == 0, ran.text
     here = [file.read_text() for part in ("new", "cur") for file in (maildir / part).iterdir()]
     assert sorted(text.partition("Subject: ")[2].partition("\n")[0] for text in here) == ["here", "there"]
     with beyond(desk.lab, login.user) as imap:
         assert set(folder(imap, mark)) == {"here", "there"}
-    line = desk.gate.await_log(rf"event=login .*user={login.user} .*result=ok ", after=begin)
-    # Over STARTTLS it sends ID in clear, which is forgotten with the rest of what was said before TLS.
-    assert ('client="OfflineIMAP ' in line) == (form == "implicit")
+    desk.gate.await_log(rf'event=login .*user={login.user} .*result=ok .*client="OfflineIMAP ', after=begin)
 
 
 def test_offlineimap_hears_that_the_password_is_wrong(desk: Desk, wrong: Login) -> None:
-    ran = offlineimap(desk, wrong, "INBOX", "implicit")
+    ran = offlineimap(desk, wrong, "INBOX")
 
     assert ran.status != 0
     assert "[AUTHENTICATIONFAILED] Login name or app password is wrong" in ran.text

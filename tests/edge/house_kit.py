@@ -133,7 +133,9 @@ async def mail_server(
     talk: Talk = until_it_leaves,
     greet: Callable[[Mailbox], Awaitable[None]] | None = None,
 ) -> AsyncIterator[Upstream]:
-    upstream = Upstream(Endpoint(HOST, 0, Tls.IMPLICIT), talk, greet or (imap_login if protocol == "imap" else smtp_login))
+    upstream = Upstream(
+        Endpoint(HOST, 0, Tls.IMPLICIT), talk, greet or (imap_login if protocol == "imap" else smtp_login)
+    )
     server = await asyncio.start_server(upstream.serve, "127.0.0.1", 0, ssl=certificates.good, backlog=2000)
     upstream.endpoint = Endpoint(HOST, server.sockets[0].getsockname()[1], Tls.IMPLICIT)
     try:

@@ -16,7 +16,18 @@ import pytest
 from proxy.config import Tls
 from proxy.edge import imap as module, relay
 from proxy.errors import Answer
-from tests.edge.house_kit import QUICK, USER, Mailbox, Set_up, command, imap_login, mail_server, make_template, open_house, set_up
+from tests.edge.house_kit import (
+    QUICK,
+    USER,
+    Mailbox,
+    Set_up,
+    command,
+    imap_login,
+    mail_server,
+    make_template,
+    open_house,
+    set_up,
+)
 from tests.edge.relay_kit import End, soon
 from tests.edge.scripted import make_certificates, on_both_loops
 
@@ -375,7 +386,13 @@ async def test_flood_without_a_line_end_is_bounded(made):
 
 @pytest.mark.parametrize(
     "said",
-    [b"GET / HTTP/1.1\r\nHost: x\r\n\r\n", b"EHLO client.example\r\n", b"\x16\x03\x01\x00\x05hello", b"\x80\x2e\x01" + bytes(60), b""],
+    [
+        b"GET / HTTP/1.1\r\nHost: x\r\n\r\n",
+        b"EHLO client.example\r\n",
+        b"\x16\x03\x01\x00\x05hello",
+        b"\x80\x2e\x01" + bytes(60),
+        b"",
+    ],
     ids=["http", "smtp in clear", "broken hello", "sslv2", "nothing"],
 )
 @on_both_loops

@@ -158,3 +158,22 @@ async def test_a_service_account_has_a_token_for_each_mailbox(provider: Scripted
 def test_which_grants_need_nobody_to_sign_in(provider: ScriptedProvider) -> None:
     grants = ("user", "client_credentials", "service_account")
     assert [is_app_only(provider.upstream(grant=grant)) for grant in grants] == [False, True, True]
+
+
+async def test_a_token_in_its_last_part_is_replaced_while_logins_go_on_with_it(
+    tokens: AppTokens, provider: ScriptedProvider, clock: Clock
+) -> None:
+    provider.say("/token", {"access_token": "t1", "expires_in": 3600}, (503, {}), {"access_token": "t2"})
+    await tokens.token(app(provider), ANN)
+    clock.now += 3600 * 0.74
+    await tokens.token(app(provider), ANN)
+    await tokens.close()
+    assert len(provider.requests) == 1
+    clock.now += 3600 * 0.12
+    for number in (2, 3):  # the second request fails, and is not repeated at once
+        for _ in range(3):
+            assert (await tokens.token(app(provider), ANN)).token.reveal() == "t1"
+        await tokens.close()
+        assert len(provider.requests) == number
+        clock.now += PAUSE_S[1]
+    assert (await tokens.token(app(provider), ANN)).token.reveal() == "t2"
