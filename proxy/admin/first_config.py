@@ -5,9 +5,10 @@ FIRST_CONFIG = """\
 #
 #   1. say below which app you are at your mail provider (the lines marked EDIT)
 #   2. gatepost check
-#   3. gatepost account add ann@example.com --upstream main --refresh-token-stdin
-#   4. gatepost create ann@example.com --name "Scanner"
-#   5. gatepost serve
+#   3. gatepost account add ann@example.com --upstream main
+#   4. gatepost account connect ann@example.com        (her sign-in with MFA)
+#   5. gatepost create ann@example.com --name "Scanner"
+#   6. gatepost serve
 #
 # Relative file names start at this file. Every key there is, with its default: gatepost.example.toml.
 
