@@ -44,6 +44,7 @@ from proxy.vault.sealing import MasterPrivate, load_master
 logger = logging.getLogger("gatepost.serve")
 
 IDLE_SWEEP_S = 5.0
+FIRST_PROBE_S = 3.0  # a silent upstream must not keep the others' clients waiting
 FAREWELL_S = 6.0  # for BYE / 421 to the clients that were not logged in: longer than the fronts wait for one (CLOSE_S)
 CUT_OFF_S = 1.0  # for connections that were aborted to be gone: a turn of the loop or two
 
@@ -56,6 +57,7 @@ class Server:
     house: House
     acceptors: list[listen.Acceptor]
     journal: Journal
+    first_probe: asyncio.Event  # every upstream was asked once for its extensions, or did not answer
 
     @property
     def addresses(self) -> list[tuple[ListenConfig, tuple[str, int]]]:
@@ -121,6 +123,10 @@ async def running(config: Config, store: Store, master: MasterPrivate) -> AsyncI
     async with contextlib.AsyncExitStack() as stack:
         sockets = [stack.enter_context(listen.bind(listener)) for listener in config.listeners]
         server = await build(config, store, master, sockets, stack)
+        # Who connects earlier waits in the socket's backlog: the first client gets the whole list, too.
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(FIRST_PROBE_S):
+                await server.first_probe.wait()
         for acceptor in server.acceptors:
             stack.push_async_callback(acceptor.close)
             acceptor.start()
@@ -201,7 +207,7 @@ async def build(
         listen.Acceptor(house, listener, sock, _front_of(listener))
         for listener, sock in zip(config.listeners, sockets, strict=True)
     ]
-    return Server(config, house, acceptors, journal)
+    return Server(config, house, acceptors, journal, extensions.first_round)
 
 
 def _front_of(listener: ListenConfig) -> listen.FrontFactory:

@@ -138,7 +138,7 @@ def test_check_tells_by_its_exit_status_and_in_json(checked: Gate, frail: Gate) 
     assert failed["remedy"]
 
 
-# -- scripted faults, by password ---------------------------------------------------------------------------------------
+# -- scripted faults, by password -------------------------------------------------------------------------------------
 
 
 @pytest.fixture(scope="module")

@@ -7,6 +7,7 @@ import hashlib
 import random
 import signal
 import socket
+from base64 import b64encode
 from dataclasses import replace
 
 import pytest
@@ -18,7 +19,7 @@ from proxy.serve import running
 from proxy.store.store import Store
 from proxy.vault.sealing import load_master
 from tests.edge.house_kit import QUICK, USER, Mailbox, Set_up, mail_server, make_template, open_house, set_up
-from tests.edge.relay_kit import End, soon
+from tests.edge.relay_kit import End, soon, until
 from tests.edge.scripted import make_certificates, on_both_loops
 
 
@@ -48,8 +49,6 @@ async def ehlo(client: End) -> list[bytes]:
 
 
 def auth(password: str) -> bytes:
-    from base64 import b64encode
-
     return b"AUTH PLAIN " + b64encode(f"\0{USER}\0{password}".encode())
 
 
@@ -180,9 +179,7 @@ async def test_house_that_is_left_without_draining_leaves_no_task(made):
     async with mail_server(made.certificates, "imap") as upstream:
         async with open_house(made, upstream):
             assert len(asyncio.all_tasks()) > before
-        async with asyncio.timeout(10):
-            while upstream.tasks:
-                await asyncio.sleep(0.005)
+        await until(lambda: not upstream.tasks)
 
 
 @on_both_loops
@@ -193,7 +190,7 @@ async def test_task_that_crashes_ends_the_process_with_its_error(made):
     async def crash() -> int:
         raise RuntimeError("a bug")
 
-    with pytest.raises(RuntimeError, match="a bug"):
+    with pytest.raises(RuntimeError, match="a bug"):  # noqa: PT012 - it comes when the house is left
         async with mail_server(made.certificates, "imap") as upstream, open_house(made, upstream) as gate:
             gate.server.house.registry._read_revision = crash
             await soon(told.wait())

@@ -29,6 +29,7 @@ class Extensions:
         self._learned: dict[tuple[str, Protocol], tuple[str, ...]] = {}
         self._offers: dict[ListenConfig, tuple[str, ...]] = {}
         self._writes: set[asyncio.Task[None]] = set()
+        self.first_round = asyncio.Event()  # probe_all has asked everybody once
 
     async def load(self, upstreams: Mapping[str, UpstreamConfig]) -> None:
         """Read what the store remembers. Raises StoreUnavailable."""
@@ -67,6 +68,7 @@ class Extensions:
         wanted = {(name, listener.protocol) for listener in config.listeners for name in listener.upstreams}
         while wanted:
             answers = await asyncio.gather(*(self._probe(config.upstreams[name], kind) for name, kind in wanted))
+            self.first_round.set()
             wanted = {pair for pair, is_answered in zip(wanted, answers, strict=True) if not is_answered}
             if wanted:
                 await asyncio.sleep(PROBE_RETRY_S)

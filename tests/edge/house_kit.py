@@ -1,4 +1,4 @@
-"""A whole Gatepost on the loop under test, in front of a scripted mail server on the same loop. Sockets and TLS are real.
+"""A whole Gatepost on the loop under test, before a scripted mail server on the same loop; sockets and TLS are real.
 
 The upstream takes a stored password, so that no identity provider is needed.
 """
@@ -28,8 +28,8 @@ from proxy.config.reader import load
 from proxy.serve import Server, running
 from proxy.store.store import Store
 from proxy.vault.sealing import load_master
-from tests.edge.relay_kit import End, soon
-from tests.edge.scripted import HOST, PATIENCE_S, Certificates
+from tests.edge.relay_kit import End, soon, until
+from tests.edge.scripted import HOST, Certificates
 
 USER = "ann@example.org"
 UPSTREAM_PASSWORD = "the upstream's own password"
@@ -41,7 +41,7 @@ Talk = Callable[["Mailbox"], Awaitable[None]]
 
 
 class Mailbox:
-    """The upstream's end of a connection that is logged in; or of one that is not, for a Talk that replaces the login."""
+    """The upstream's end of a connection."""
 
     def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         self.reader = reader
@@ -245,24 +245,16 @@ class Gatepost:
 
     async def probed(self) -> None:
         """Wait until the upstream was asked what it offers."""
-        async with asyncio.timeout(PATIENCE_S):
-            while not all(self.server.house.extensions(listener) for listener, _ in self.server.addresses):
-                await asyncio.sleep(0.005)
+        await until(lambda: all(self.server.house.extensions(listener) for listener, _ in self.server.addresses))
 
     async def emptied(self) -> None:
         """Wait until no connection is counted any more."""
-        async with asyncio.timeout(PATIENCE_S):
-            while len(self.server.house.guests) or len(self.server.house.registry):
-                await asyncio.sleep(0.005)
+        await until(lambda: not len(self.server.house.guests) and not len(self.server.house.registry))
 
     async def line(self, pattern: str) -> str:
         """Wait for a line of the log."""
-        async with asyncio.timeout(PATIENCE_S):
-            while True:
-                for line in self.lines:
-                    if re.search(pattern, line):
-                        return line
-                await asyncio.sleep(0.005)
+        await until(lambda: any(re.search(pattern, line) for line in self.lines))
+        return next(line for line in self.lines if re.search(pattern, line))
 
 
 class _Ears(logging.Handler):

@@ -11,7 +11,7 @@ import re
 import socket
 import ssl
 import struct
-from collections.abc import AsyncIterator, Coroutine
+from collections.abc import AsyncIterator, Callable, Coroutine
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from dataclasses import dataclass
 from typing import Any, TypeVar, cast
@@ -35,6 +35,13 @@ READ_BYTES = 65_536
 
 async def soon(work: Coroutine[Any, Any, T] | asyncio.Future[T]) -> T:
     return await asyncio.wait_for(work, PATIENCE_S)
+
+
+async def until(is_so: Callable[[], object]) -> None:
+    """Wait for what happens within this process and tells nobody."""
+    async with asyncio.timeout(PATIENCE_S):
+        while not is_so():  # noqa: ASYNC110 - there is nothing to wait on
+            await asyncio.sleep(0.005)
 
 
 class End:

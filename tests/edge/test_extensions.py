@@ -9,7 +9,7 @@ from functools import partial
 
 import pytest
 
-from proxy.config import Config, ListenConfig, Tls
+from proxy.config import Config, Endpoint, ListenConfig, Tls
 from proxy.edge import extensions as module
 from proxy.edge.extensions import Extensions
 from proxy.store.pool import StorePool
@@ -26,6 +26,7 @@ from tests.edge.house_kit import (
     smtp_login,
     until_it_leaves,
 )
+from tests.edge.relay_kit import until
 from tests.edge.scripted import make_certificates, on_both_loops
 from tests.test_serve import auth, ehlo
 
@@ -92,18 +93,12 @@ async def test_two_upstreams_have_their_common_part_offered_and_the_smaller_size
 async def test_what_was_learned_is_there_after_a_restart(made):
     async with opened(made) as extensions:
         extensions.learn("main", "imap", ("IMAP4rev1", "IDLE"))
-    config = with_upstreams(made, "imap", main=made.config.upstreams["main"].imap or _nowhere())
+    config = with_upstreams(made, "imap", main=Endpoint("localhost", 1, Tls.IMPLICIT))
     async with opened(made) as extensions:
         assert extensions.offered(listener("main", protocol="imap")) == ()
     async with opened(made) as extensions:
         await extensions.load(config.upstreams)
         assert extensions.offered(listener("main", protocol="imap")) == ("IDLE",)
-
-
-def _nowhere():
-    from proxy.config import Endpoint
-
-    return Endpoint("localhost", 1, Tls.IMPLICIT)
 
 
 @on_both_loops
@@ -123,9 +118,7 @@ async def test_upstream_that_was_down_is_asked_again(made, monkeypatch):
     ):
         config = with_upstreams(made, "smtp", frail=frail.endpoint, sound=sound.endpoint)
         probing = asyncio.create_task(extensions.probe_all(config))
-        async with asyncio.timeout(10):
-            while not extensions.offered(listener("sound")):
-                await asyncio.sleep(0.005)
+        await until(lambda: extensions.offered(listener("sound")))
         assert extensions.offered(config.listeners[0]) == ()
         is_up = True
         async with asyncio.timeout(10):

@@ -8,6 +8,8 @@ import gc
 import hashlib
 import random
 import socket
+import ssl
+import warnings
 from contextlib import suppress
 from dataclasses import replace
 
@@ -28,7 +30,7 @@ from tests.edge.house_kit import (
     open_house,
     set_up,
 )
-from tests.edge.relay_kit import End, soon
+from tests.edge.relay_kit import End, soon, until
 from tests.edge.scripted import make_certificates, on_both_loops
 
 
@@ -220,9 +222,7 @@ async def test_closing_says_bye_to_who_waits(made, said):
 async def test_closing_says_bye_to_who_is_still_in_the_implicit_handshake(made):
     async with mail_server(made.certificates, "imap") as upstream, open_house(made, upstream) as gate:
         sock = await gate.connect_socket(Tls.IMPLICIT)
-        async with asyncio.timeout(10):
-            while not gate.server.house.guests.waiting:
-                await asyncio.sleep(0.005)
+        await until(lambda: gate.server.house.guests.waiting)
         gate.server.house.guests.close_waiting(Answer.CLOSING)
         client = await soon(End.over(sock, gate.trust, is_server=False))
         assert (await client.rest()).startswith(b"* BYE ")
@@ -312,9 +312,7 @@ async def test_cap_is_told_and_never_silence(made, tls):
         assert (await third.rest()).startswith(b"* BYE ")
         third.drop()
         first.drop()
-        async with asyncio.timeout(10):
-            while len(gate.server.house.guests) > 1:
-                await asyncio.sleep(0.005)
+        await until(lambda: len(gate.server.house.guests) <= 1)
         fourth = await gate.connect(tls)  # there is room again
         await greeting_of(fourth)
         second.drop()
@@ -413,9 +411,6 @@ async def test_no_tls_on_the_implicit_port_is_one_line_and_a_closed_socket(made,
 
 @on_both_loops
 async def test_tls_1_0_is_refused_in_one_line(made):
-    import ssl
-    import warnings
-
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", DeprecationWarning)
         old = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)

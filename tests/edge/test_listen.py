@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import socket
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 
@@ -12,7 +13,7 @@ from proxy.config import ListenConfig, Tls
 from proxy.edge import listen as module
 from proxy.errors import ConfigError
 from tests.edge.house_kit import QUICK, Gatepost, Set_up, mail_server, make_template, open_house, set_up
-from tests.edge.relay_kit import End, soon
+from tests.edge.relay_kit import End, soon, until
 from tests.edge.scripted import make_certificates, on_both_loops
 
 
@@ -72,9 +73,7 @@ async def test_who_finds_the_house_overfull_waits_and_is_served_later(made, monk
     ):
         # In TLS handshakes, where nobody can be sent away: twice the soft cap.
         hanging = [await gate.connect_socket(Tls.IMPLICIT) for _ in range(2)]
-        async with asyncio.timeout(10):
-            while not gate.server.house.guests.is_overfull:
-                await asyncio.sleep(0.005)
+        await until(lambda: gate.server.house.guests.is_overfull)
         late = await gate.connect(Tls.NONE)
         line = await gate.line("event=accept_paused .*reason=overfull")
         assert line.startswith("WARNING ")
@@ -110,9 +109,7 @@ async def test_stopping_lets_handshakes_go_on_and_closing_ends_them(made):
     async with mail_server(made.certificates, "imap") as upstream, open_house(made, upstream) as gate:
         acceptor = gate.server.acceptors[0]
         going_on, hanging = [await gate.connect_socket(Tls.IMPLICIT) for _ in range(2)]
-        async with asyncio.timeout(10):
-            while gate.server.house.guests.waiting < 2:
-                await asyncio.sleep(0.005)
+        await until(lambda: gate.server.house.guests.waiting >= 2)
         host, port = acceptor.address
         acceptor.stop()
         acceptor.stop()  # harmless
@@ -196,8 +193,7 @@ def test_port_of_a_listener_that_was_closed_can_be_had_at_once():
 
 def test_backlog_takes_a_thousand_before_anybody_accepts():
     """Outcomes E49b: as far as the kernel allows."""
-    with open("/proc/sys/net/core/somaxconn") as file:
-        crowd = min(1000, int(file.read()))
+    crowd = min(1000, int(Path("/proc/sys/net/core/somaxconn").read_text()))
     sockets = [module.bind(listener("127.0.0.1", 0))]
     try:
         address = sockets[0].getsockname()

@@ -1,4 +1,4 @@
-"""A real `gatepost serve` process in front of a scripted mail server in this one: what the tests over a process share."""
+"""A real `gatepost serve` process in front of a scripted mail server in this one."""
 
 from __future__ import annotations
 

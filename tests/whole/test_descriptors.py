@@ -29,7 +29,7 @@ def test_no_descriptors_left_is_a_pause_and_no_busy_loop(house: House, certifica
         write_config(house, certificates, imap=imap.port, loop=loop)
         house.start()
         host, port = house.imap  # STARTTLS: greeted in clear
-        limit = len(os.listdir(f"/proc/{house.pid()}/fd")) + SPARE
+        limit = len(list(Path(f"/proc/{house.pid()}/fd").iterdir())) + SPARE
         resource.prlimit(house.pid(), resource.RLIMIT_NOFILE, (limit, limit))
         crowd = [socket.create_connection((host, port), timeout=10) for _ in range(CROWD)]
         house.await_log("event=accept_paused .*reason=EMFILE")

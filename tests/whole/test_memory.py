@@ -28,7 +28,7 @@ def resident_kib(pid: int) -> int:
 def test_memory_stays_flat_while_a_slow_reader_downloads_a_gigabyte(
     house: House, certificates: Certificates, loop: str, record_property
 ) -> None:
-    size = SIZE if loop == "uvloop" else SIZE // 8
+    size = SIZE if loop == "uvloop" else SIZE // 16
     sent = 0
 
     def talk(line: Line) -> None:
@@ -77,6 +77,5 @@ def test_memory_stays_flat_while_a_slow_reader_downloads_a_gigabyte(
             watcher.join()
         client.close()
         record_property("resident_kib", (before, stalled, peak))
-        print(f"VmRSS on {loop}: {before} KiB before, {stalled} stalled, {peak} at most")
         assert peak - before < BOUND_KIB
         assert f"bytes_down={size + 7}" in house.await_log("event=session_end")

@@ -79,7 +79,9 @@ def test_identity_provider_that_is_down_is_unavailable_and_comes_back(frail_lab:
     frail_gate.add_account(USER)
     password = frail_gate.create(USER, "tablet")["password"]
     frail_lab.idp.set_fault("500", times=1)
-    with imaplib.IMAP4_SSL(*frail_gate.imaps, ssl_context=trust, timeout=TIMEOUT_S) as client:
-        with pytest.raises(imaplib.IMAP4.error, match="UNAVAILABLE"):
-            client.login(USER, password)
+    with (
+        imaplib.IMAP4_SSL(*frail_gate.imaps, ssl_context=trust, timeout=TIMEOUT_S) as client,
+        pytest.raises(imaplib.IMAP4.error, match="UNAVAILABLE"),
+    ):
+        client.login(USER, password)
     frail_lab.idp.set_ttl(3600)

@@ -6,7 +6,7 @@ import imaplib
 import smtplib
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import ExitStack, suppress
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Self
 
@@ -77,8 +77,10 @@ class Clients:
     def close(self) -> None:
         self._pool.shutdown()
         for session in self.sessions:
-            with suppress(imaplib.IMAP4.error, OSError):
+            try:
                 session.logout()
+            except (imaplib.IMAP4.error, OSError):
+                session.shutdown()
 
     def __enter__(self) -> Self:
         return self
