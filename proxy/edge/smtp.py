@@ -23,7 +23,7 @@ from proxy.config import Tls
 from proxy.edge import smtp_answers as say
 from proxy.edge.front import MAX_FAILED, PRE_LOGIN_S, Visit
 from proxy.edge.smtp_auth import NotHeard, hear_credentials
-from proxy.edge.smtp_lines import Lines
+from proxy.edge.smtp_lines import ClosesOnce, Lines
 from proxy.edge.smtp_verbs import MAX_COMMAND_BYTES, SizeLimits, Verb, Verbs
 from proxy.edge.upstream import Connection
 from proxy.errors import Answer, Refused
@@ -47,20 +47,6 @@ class _Phase(Enum):
     HANDSHAKE = auto()  # STARTTLS was answered, TLS is not there yet
     CLOSING = auto()  # the last words are said
     GONE = auto()  # lost, or the relay's
-
-
-class _CloseOnce:
-    """What aiosmtpd takes for its StreamWriter. Its loop closes it at its end, when we may have closed already.
-
-    asyncio's TLS transport that is closed a second time can't be aborted any more; see relay.Leg.close().
-    """
-
-    def __init__(self, transport: asyncio.Transport) -> None:
-        self._transport = transport
-
-    def close(self) -> None:
-        if not self._transport.is_closing():
-            self._transport.close()
 
 
 class SmtpFront(SMTP):
@@ -148,7 +134,7 @@ class SmtpFront(SMTP):
     def _use(self, transport: asyncio.Transport) -> None:
         # A new transport starts from nothing: RFC 3207 4.2, everything learned before the handshake is discarded.
         self.transport = self._client = transport
-        self._writer = _CloseOnce(transport)  # type: ignore[assignment]  # aiosmtpd's loop only closes it
+        self._writer = ClosesOnce(transport)  # type: ignore[assignment]  # aiosmtpd's loop only closes it
         self._set_rset_state()  # type: ignore[no-untyped-call]
         self.session = self._create_session()
 
@@ -291,7 +277,7 @@ class SmtpFront(SMTP):
         )
 
     async def smtp_QUIT(self, arg: str | None) -> None:  # noqa: N802
-        """Say goodbye; push() closes. aiosmtpd's closes a second time behind that: see _CloseOnce."""
+        """Say goodbye; push() closes. aiosmtpd's closes a second time behind that: see ClosesOnce."""
         await self.push(say.NO_ARGUMENT if arg else say.GOODBYE)
 
     async def smtp_STARTTLS(self, arg: str | None) -> None:  # noqa: N802

@@ -38,7 +38,7 @@ def test_memory_stays_flat_while_a_slow_reader_downloads_a_gigabyte(
             line.send(BLOCK)
             sent += len(BLOCK)
         line.send(b"a2 OK\r\n")
-        line.until_gone()
+        assert line.line() == b"a3 LOGOUT"
 
     with mail_server(certificates, "imap", talk) as server:
         write_config(house, certificates, imap=server.port, loop=loop)
@@ -75,6 +75,8 @@ def test_memory_stays_flat_while_a_slow_reader_downloads_a_gigabyte(
         finally:
             is_over.set()
             watcher.join()
+        client.send(b"a3 LOGOUT\r\n")
+        assert client.rest() == b""
         client.close()
         record_property("resident_kib", (before, stalled, peak))
         assert peak - before < BOUND_KIB
