@@ -12,6 +12,7 @@ import logging
 from collections.abc import Callable
 from typing import cast
 
+from proxy.edge.tls import hold_nothing
 from proxy.logs import Line
 from proxy.sessions import End, Session
 
@@ -50,7 +51,7 @@ class Leg(asyncio.Protocol):
         self.transport.set_write_buffer_limits(high=0)
         self.is_full = self.transport.get_write_buffer_size() > 0
         self.transport.set_write_buffer_limits(high=HIGH_WATER_BYTES)
-        _hold_nothing(self.transport)
+        hold_nothing(self.transport)
         self.other.steer()
 
     def data_received(self, data: bytes) -> None:
@@ -204,15 +205,3 @@ class Relay:
         )
         logger.info("%s", line)
         self._on_end(session)
-
-
-def _hold_nothing(transport: asyncio.Transport) -> None:
-    """Let a TLS transport that is paused leave what comes to the kernel, and not read 256 KiB ahead.
-
-    uvloop 0.23 throws away what its TLS has read ahead when the peer's FIN follows before reading is resumed
-    (sslproto.pyx, _do_flush): the end of what an upstream sent to a slow client. Not needed any more when
-    tests/edge/test_relay.py passes without it. Beyond asyncio.Transport, but asyncio's and uvloop's TLS both have it.
-    """
-    set_limits = getattr(transport, "set_read_buffer_limits", None)
-    if set_limits is not None:
-        set_limits(high=1, low=0)

@@ -13,6 +13,7 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import cast
 
+from proxy.edge.tls import hold_nothing
 from proxy.errors import UpstreamError, UpstreamFault
 
 # One read of a TLS transport gives 256 KiB at most and reading then pauses; more than this is a transport gone wrong.
@@ -85,6 +86,7 @@ class Leg(asyncio.Protocol):
             raise _unreachable(error) from None
         if transport is None:
             raise UpstreamError(UpstreamFault.UNREACHABLE, "closed during the TLS handshake")
+        hold_nothing(transport)
         self._transport = transport
         transport.pause_reading()
 
