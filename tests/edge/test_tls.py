@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-import shutil
+import os
 import socket
 import ssl
+import tempfile
 import threading
 from asyncio import sslproto
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -16,6 +18,8 @@ from cryptography.hazmat.primitives import serialization
 from proxy.config import TlsConfig, UpstreamConfig
 from proxy.edge.tls import client_context, server_context, slim_buffers
 from proxy.errors import ConfigError
+
+NOBODY = 65_534
 
 
 @pytest.fixture(scope="module")
@@ -62,11 +66,23 @@ def test_key_with_a_pass_phrase_is_refused_and_nobody_is_asked(made):
     assert "without a pass phrase" in refused(made / "one.pem", made / "locked.key")
 
 
-@pytest.mark.skipif("os.geteuid() == 0", reason="root reads everything")
-def test_key_that_may_not_be_read_is_named(made, tmp_path):
-    shutil.copy(made / "one.key", tmp_path / "key")
-    (tmp_path / "key").chmod(0)
-    assert "cannot read" in refused(made / "one.pem", tmp_path / "key")
+@pytest.fixture
+def as_nobody() -> Iterator[None]:
+    """Root reads everything, so it becomes somebody who does not; anybody else stays who he is."""
+    user = os.geteuid()
+    if user == 0:
+        os.seteuid(NOBODY)
+    yield
+    os.seteuid(user)
+
+
+def test_key_that_may_not_be_read_is_named(made, as_nobody):
+    # Not below pytest's own folder, which nobody else may enter.
+    with tempfile.TemporaryDirectory() as open_folder:
+        key, certificate = Path(open_folder, "key"), Path(open_folder, "certificate")
+        key.touch(mode=0)
+        certificate.touch()
+        assert f"cannot read {key}: Permission denied" in refused(certificate, key)
 
 
 def shake_hands(server: ssl.SSLContext, client: ssl.SSLContext, name: str = "localhost") -> str | None:
