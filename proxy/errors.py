@@ -98,12 +98,20 @@ class StoreError(OperatorError):
     """The store cannot do what was asked: a duplicate, something unknown, a newer schema."""
 
 
+class StoreBroken(StoreError):
+    """The store itself is not as it should be: damaged, another program's, without one of its tables."""
+
+
 class ConsentError(OperatorError):
     """A sign-in at an identity provider gave nothing that may be kept; nothing was stored."""
 
 
 class StoreUnavailable(GatepostError):
     """The store did not answer: down, locked, or slower than its deadline."""
+
+
+class StoreDenied(StoreError, StoreUnavailable):
+    """The store lets us in but not do this: the operator's to mend, and until then a running server's outage."""
 
 
 class ProtocolError(GatepostError):

@@ -80,6 +80,8 @@ class Exchange:
             client = httpx2.AsyncClient(
                 verify=self._context_of(upstream),
                 timeout=self._idle_s,
+                # Clear text is for loopback alone (config): a proxy of the environment's would read the tokens.
+                mounts={"http://": None},
                 follow_redirects=False,  # a redirected token request would carry the secret somewhere else
                 headers={"accept": "application/json"},
                 # A cookie from one account's answer has no business in another's request.

@@ -18,7 +18,7 @@ from sqlalchemy.exc import (
     TimeoutError as PoolTimeout,
 )
 
-from proxy.errors import StoreError, StoreUnavailable
+from proxy.errors import StoreBroken, StoreDenied, StoreError, StoreUnavailable
 from proxy.store.rows import SelectorTaken
 
 RESTORE = "stop Gatepost and restore a backup"
@@ -98,14 +98,14 @@ def _of_sqlite(error: DBAPIError, code: int, where: str) -> Exception:
     if code in _DOWN:
         return StoreUnavailable(f"{where}: {error.orig}")
     if code in (sqlite3.SQLITE_READONLY, sqlite3.SQLITE_PERM):
-        return StoreError(f"{where} cannot be written", PERMIT)
+        return StoreDenied(f"{where} cannot be written", PERMIT)
     if code == sqlite3.SQLITE_NOTADB:
-        return StoreError(f"{where} is not a database", "name the right file in [store] url, or restore a backup")
+        return StoreBroken(f"{where} is not a database", "name the right file in [store] url, or restore a backup")
     if code == sqlite3.SQLITE_CORRUPT:
-        return StoreError(f"{where} is damaged", RESTORE)
+        return StoreBroken(f"{where} is damaged", RESTORE)
     if code == sqlite3.SQLITE_ERROR and str(error.orig).startswith("no such"):  # table or column
-        return StoreError(f"{where} lacks a part of Gatepost's schema ({error.orig})", UPGRADE)
-    return StoreError(f"{where}: {type(error.orig).__name__}", RESTORE)
+        return StoreBroken(f"{where} lacks a part of Gatepost's schema ({error.orig})", UPGRADE)
+    return StoreBroken(f"{where}: {type(error.orig).__name__}", RESTORE)
 
 
 def _of_postgresql(error: DBAPIError, state: str | None, where: str) -> Exception:
@@ -117,10 +117,10 @@ def _of_postgresql(error: DBAPIError, state: str | None, where: str) -> Exceptio
         lines = str(error.orig).strip().splitlines()
         return StoreUnavailable(f"{where}: {lines[0] if lines else 'no connection'}")
     if state in ("42P01", "42703"):  # undefined table, undefined column
-        return StoreError(f"{where} lacks a part of Gatepost's schema", UPGRADE)
+        return StoreBroken(f"{where} lacks a part of Gatepost's schema", UPGRADE)
     if state == "42501":
-        return StoreError(f"{where} refuses Gatepost's user a right", "grant it, or make that user the owner")
-    return StoreError(f"{where}: SQLSTATE {state}", RESTORE)
+        return StoreDenied(f"{where} refuses Gatepost's user a right", "grant it, or make that user the owner")
+    return StoreBroken(f"{where}: SQLSTATE {state}", RESTORE)
 
 
 def unfit_text() -> StoreError:

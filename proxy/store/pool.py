@@ -13,7 +13,7 @@ from collections.abc import Callable
 from time import monotonic
 from typing import Generic, TypeVar, TypeVarTuple
 
-from proxy.errors import GatepostError, StoreUnavailable
+from proxy.errors import GatepostError, StoreBroken, StoreUnavailable
 from proxy.store.store import Store
 
 T = TypeVar("T")
@@ -90,7 +90,7 @@ class StorePool:
         """Call `fn(*args)` in a thread and await its result.
 
         raises  StoreUnavailable when the line is full, the pool closed, or the deadline (seconds) passed: a write may
-                then have happened all the same; and what `fn` raises
+                then have happened all the same; also in place of StoreBroken; and what else `fn` raises
         """
         call = _Call(lambda: fn(*args))
         self._enqueue(call)
@@ -101,6 +101,9 @@ class StorePool:
             if not deadline.expired():
                 raise  # it is fn's own
             raise StoreUnavailable(f"no answer in {deadline_s:g} s") from None
+        except StoreBroken as error:
+            # A server outlives this as it outlives a store that is down: sessions go on, and a restore mends it.
+            raise StoreUnavailable(str(error)) from None
         finally:
             self._withdraw(call)
 

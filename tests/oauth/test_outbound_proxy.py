@@ -53,3 +53,9 @@ async def test_an_endpoint_is_asked_through_the_proxy_and_tls_ends_behind_it(mon
 
 async def test_what_no_proxy_names_is_asked_without(monkeypatch) -> None:
     assert await asked_of_the_proxy(monkeypatch, "https_proxy", "https://127.0.0.1:1/token", "127.0.0.1") == []
+
+
+@pytest.mark.parametrize("variable", ["http_proxy", "HTTP_PROXY", "all_proxy"])
+async def test_an_endpoint_in_clear_text_is_never_asked_through_a_proxy(monkeypatch, variable) -> None:
+    """Such endpoints are on loopback only: a token sent to them must not leave the machine, in clear at that."""
+    assert await asked_of_the_proxy(monkeypatch, variable, "http://127.0.0.1:1/token") == []

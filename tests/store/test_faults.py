@@ -74,6 +74,11 @@ def test_what_an_operator_must_mend_says_how(error, words):
     assert SECRET not in str(translation)
 
 
+@pytest.mark.parametrize("error", [of_sqlite(8), of_sqlite(3), of_sqlite(264), of_postgresql("42501")], ids=repr)
+def test_denied_right_is_an_outage_for_a_server_that_runs(error):
+    assert isinstance(translate(error, "the store"), StoreUnavailable)
+
+
 def test_constraints_say_what_was_asked_for():
     def violated(text: str) -> BaseException:
         return translate(IntegrityError("INSERT", {"phc": SECRET}, sqlite3.IntegrityError(text)), "the store")

@@ -60,8 +60,7 @@ def test_what_is_pipelined_behind_a_refused_login_is_answered_here_in_order(
         client.line()
         wrong = base64.b64encode(f"\0{USER}\0wrong".encode())
         client.send(
-            b"EHLO x\r\nAUTH PLAIN %b\r\nMAIL FROM:<a@b.example>\r\nRCPT TO:<a@b.example>\r\nDATA\r\nQUIT\r\n"
-            % wrong
+            b"EHLO x\r\nAUTH PLAIN %b\r\nMAIL FROM:<a@b.example>\r\nRCPT TO:<a@b.example>\r\nDATA\r\nQUIT\r\n" % wrong
         )
         heard = client.rest().split(b"\r\n")
         codes = [line[:3] for line in heard if line[3:4] == b" "]
