@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from proxy.config import Protocol, UpstreamConfig
-from proxy.errors import Refusal, Refused, UpstreamError, UpstreamFault
+from proxy.errors import Refusal, Refused, StoreUnavailable, UpstreamError, UpstreamFault
 from proxy.oauth.remedies import UNKNOWN, remedy_of
 
 Family = Literal["microsoft", "google", ""]
@@ -257,7 +257,7 @@ _SPOKEN = frozenset({UpstreamFault.UNAVAILABLE, UpstreamFault.BUSY, UpstreamFaul
 _OF_REFUSAL = {
     Refusal.CLIENT_REJECTED: "check client_id and client_secret, and that the secret has not expired",
     Refusal.PROVIDER_DOWN: "check token_url, or wait until the provider answers",
-    Refusal.STORE_DOWN: "start the database, or correct [store] url",
+    Refusal.STORE_DOWN: StoreUnavailable.remedy,
 }
 _OF_LOST_CONSENT: dict[Way, str] = {
     "user": "gatepost account connect {email}",

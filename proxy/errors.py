@@ -107,7 +107,9 @@ class ConsentError(OperatorError):
 
 
 class StoreUnavailable(GatepostError):
-    """The store did not answer: down, locked, or slower than its deadline."""
+    """The store did not answer: down, locked, its disk full, or slower than its deadline."""
+
+    remedy = "start the database, free its disk or what locks it, or correct [store] url"
 
 
 class StoreDenied(StoreError, StoreUnavailable):

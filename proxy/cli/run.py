@@ -33,7 +33,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     except OperatorError as error:
         complain(str(error))
     except StoreUnavailable as error:
-        complain(f"the store does not answer: {error}; start the database, or correct [store] url")
+        complain(f"the store does not answer: {error}; {error.remedy}")
     except UpstreamError as error:
         complain(f"the upstream did not let Gatepost in: {error}; run gatepost check")
     except BrokenPipeError:  # nobody reads any more (`gatepost list | head -1`), so nobody is told

@@ -283,7 +283,7 @@ class TokenBroker:
     ) -> Deposit:
         """Keep what the provider gave, before anybody uses it (invariant 2). Returns the access token's deposit."""
         valid_until = datetime.now(UTC) + timedelta(seconds=grant.expires_in_s)
-        for _ in range(COMMIT_TRIES):
+        for attempt in range(COMMIT_TRIES):
             try:
                 recipients = recipients or await self._recipients(account)
                 access = seal(Purpose.ACCESS_TOKEN, account.id, grant.access_token, recipients, valid_until=valid_until)
@@ -299,7 +299,8 @@ class TokenBroker:
             except StoreUnavailable:
                 # The old token may be spent already, so this one is tried for as long as nobody else refreshed: the
                 # fence sees to that. Logins do not wait for it (WAIT_S).
-                logger.warning("%s", Line("token_commit_delayed", user=account.email))
+                if attempt == 0:
+                    logger.warning("%s", Line("token_commit_delayed", user=account.email))
                 await asyncio.sleep(COMMIT_PAUSE_S)
                 continue
             if not is_kept:
