@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 from collections.abc import Iterator
 from itertools import count
 
@@ -14,6 +15,11 @@ USERS = ("ann@example.test", "bob@example.test", "cy@example.test", "dee@example
 # Mailboxes of tests/clients, which gives them accounts of its own making.
 CLIENT_USERS = ("client@example.test", "wrong@example.test")
 _names = count(1)
+
+
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    # A shell starts what it puts into the background with SIGINT ignored, and processes that tests start inherit that.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture(scope="session")
