@@ -15,6 +15,7 @@ from datetime import datetime, timedelta
 from pathlib import Path
 
 from proxy.admin.finding import Finding
+from proxy.admin.first_config import UNEDITED_CLIENT_ID
 from proxy.config import Config, Tls, UpstreamConfig
 from proxy.config.address import is_loopback
 from proxy.errors import OperatorError, StoreError, StoreUnavailable
@@ -32,7 +33,7 @@ def local(config: Config, now: datetime) -> list[Finding]:
         findings.append(_found("certificate", lambda: _certificate(config, now)))
     store, masters = _store(config)
     findings.append(store)
-    findings.append(_found("master key", lambda: _master_key(config, masters)))
+    findings.append(_found("master key", lambda: _master_key(config, masters if store.ok else None)))
     for upstream in config.upstreams.values():
         findings += _upstream(upstream, now)
     if config.alerts.command:
@@ -55,7 +56,7 @@ def _found(name: str, look: Callable[[], _Good]) -> Finding:
     except OperatorError as error:
         return Finding(name, ok=False, detail=error.problem, remedy=error.remedy)
     except StoreUnavailable as error:
-        return Finding(name, ok=False, detail=str(error), remedy="start the database, or correct [store] url")
+        return Finding(name, ok=False, detail=str(error), remedy=error.remedy)
     return Finding(name, ok=True, detail=good.detail, remedy=good.remedy)
 
 
@@ -132,15 +133,16 @@ def _store(config: Config) -> tuple[Finding, list[MasterKey]]:
     return _found("store", look), masters
 
 
-def _master_key(config: Config, masters: list[MasterKey]) -> _Good:
+def _master_key(config: Config, masters: list[MasterKey] | None) -> _Good:
+    # None: the store can't be asked, which is a finding of its own.
     from proxy.vault.sealing import load_master  # noqa: PLC0415 - cryptography
 
     source = config.keys.master
     held = load_master(source.read()).key_ids
+    if masters is None:
+        raise OperatorError(f"{source} is readable, but not compared with the store", "first mend the store")
     if not masters:
-        raise StoreError(
-            "the store knows no master key, or could not be read", "run gatepost db upgrade as a user who can read it"
-        )
+        raise StoreError("the store knows no master key", "run gatepost db upgrade as a user who can read it")
     if masters[0].key_id not in held:
         raise OperatorError(
             f"{source} holds {' '.join(held)}, but the store is sealed to {masters[0].key_id}",
@@ -158,6 +160,15 @@ def _upstream(upstream: UpstreamConfig, now: datetime) -> list[Finding]:
     findings = []
     oauth2 = upstream.oauth2
     if oauth2 is not None:
+        if oauth2.client_id == UNEDITED_CLIENT_ID:
+            findings.append(
+                Finding(
+                    f"upstream {upstream.name} client_id",
+                    ok=False,
+                    detail=f'is still "{UNEDITED_CLIENT_ID}"',
+                    remedy="write the client id of the app that you registered at the provider",
+                )
+            )
         secrets = {
             "client_secret": oauth2.client_secret,
             "client_key": oauth2.client_key,

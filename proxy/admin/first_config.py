@@ -1,5 +1,7 @@
 """The configuration that `gatepost init` writes: short, working, made to be edited."""
 
+UNEDITED_CLIENT_ID = "your-client-id"
+
 FIRST_CONFIG = """\
 # Gatepost's configuration, written by "gatepost init". Then:
 #
@@ -10,7 +12,8 @@ FIRST_CONFIG = """\
 #   5. gatepost create ann@example.com --name "Scanner"
 #   6. gatepost serve
 #
-# Relative file names start at this file. Every key there is, with its default: gatepost.example.toml.
+# Relative file names start at this file. Every key there is, with its default: gatepost.example.toml,
+# which "gatepost init" names and config/ of the source has.
 
 [store]
 url = "sqlite:///gatepost.db"

@@ -12,10 +12,11 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from proxy.admin.first_config import FIRST_CONFIG
-from proxy.config import Config
+from proxy.config import Config, reader
 from proxy.config.reader import load
 from proxy.errors import ConfigError, OperatorError
 
+EXAMPLE = "gatepost.example.toml"
 CERTIFICATE, KEY, MASTER, DATABASE = "cert.pem", "key.pem", "master.key", "gatepost.db"
 
 
@@ -98,6 +99,12 @@ def host_names() -> tuple[str, ...]:
     """What this host may be reached as, without asking the network."""
     own = socket.gethostname()
     return tuple(dict.fromkeys(name for name in (own, "localhost", "127.0.0.1", "::1") if name))
+
+
+def example_file() -> Path:
+    """The example that shows every key: in an installed wheel, else in the checkout."""
+    shipped = Path(reader.__file__).parent / EXAMPLE
+    return shipped if shipped.is_file() else shipped.parents[2] / "config" / EXAMPLE
 
 
 @dataclass(frozen=True, slots=True)

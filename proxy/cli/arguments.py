@@ -93,7 +93,7 @@ def _setup_verbs(verbs: _Verbs) -> None:
 def _account_verbs(verbs: _Verbs) -> None:
     below = _group(verbs, "account", "manage mailboxes")
     add = _verb(below, "add", "account", "add a mailbox, with what Gatepost logs in to it by")
-    add.add_argument("email", metavar="EMAIL")
+    add.add_argument("email", metavar="EMAIL", help="its address, which clients log in with")
     add.add_argument("--upstream", metavar="NAME", required=True, help="the [upstream.NAME] that has the mailbox")
     add.add_argument("--upstream-user", metavar="U", help="what the upstream calls the mailbox; default: EMAIL")
     add.add_argument(
@@ -164,7 +164,7 @@ def _password_verbs(verbs: _Verbs) -> None:
     listing = _verb(verbs, "list", "password", "list app passwords with their state and last use")
     listing.add_argument("account", nargs="?", metavar="EMAIL", help="of this mailbox only")
     show = _verb(verbs, "show", "password", "show an app password; never its text")
-    show.add_argument("id", metavar="ID")
+    show.add_argument("id", metavar="ID", help="as gatepost list shows it")
     revoke = _verb(
         verbs,
         "revoke",
@@ -172,8 +172,8 @@ def _password_verbs(verbs: _Verbs) -> None:
         "revoke app passwords; live sessions end",
         details="Revoke app passwords, by ID or by --account with --name or --all. Live sessions end within a second.",
     )
-    revoke.add_argument("ids", nargs="*", metavar="ID")
-    revoke.add_argument("--account", metavar="EMAIL")
+    revoke.add_argument("ids", nargs="*", metavar="ID", help="as gatepost list shows it")
+    revoke.add_argument("--account", metavar="EMAIL", help="the mailbox, in place of IDs")
     which = revoke.add_mutually_exclusive_group()
     which.add_argument("--name", metavar="NAME", help="the app password of this name")
     which.add_argument("--all", action="store_true", help="all app passwords of the mailbox")

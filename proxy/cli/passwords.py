@@ -8,6 +8,7 @@ from datetime import datetime
 from pathlib import Path
 
 from proxy.admin import accounts, passwords
+from proxy.admin.accounts import AccountView
 from proxy.admin.consents import Mailbox
 from proxy.admin.desk import Desk, opened
 from proxy.admin.passwords import Created, PasswordRequest, Prepared
@@ -111,22 +112,31 @@ def _created_text(desk: Desk, created: Created) -> str:
         f'App password "{credential.name}" for {account.email}:\n\n'
         f"    {created.password}\n\n"
         "It is shown this once and cannot be shown again. Type it with or without the dashes, in any case.\n\n"
-        f"{facts}\n\nTo end it: gatepost revoke {credential.public_id}{_sealed_text(desk, account)}"
+        f"{facts}\n\nTo end it: gatepost revoke {credential.public_id}{_what_is_left(desk, account)}"
     )
 
 
-def _sealed_text(desk: Desk, account: Account) -> str:
-    if not account.sealed:
-        return ""
+def _what_is_left(desk: Desk, account: Account) -> str:
+    """What a person must know or do beside setting the client up."""
     now = accounts.show(desk, account.email)
-    text = (
-        f"\n\n{account.email} is sealed: what is stored for it opens with "
+    is_empty = now.account.token_state in (TokenState.NONE, TokenState.NEEDS_CONSENT)
+    upstream = desk.config.upstreams[account.upstream]
+    text = _sealed_text(now) if account.sealed else ""
+    if not is_empty or accounts.is_app_only(upstream):
+        return text
+    left = f"Next: gatepost account connect {account.email}"
+    if upstream.auth == "password":
+        left = "Remove the account, and add it again with --password-stdin."
+    gap = "\n" if text else "\n\n"
+    return f"{text}{gap}Nothing can log in yet. {left}"
+
+
+def _sealed_text(now: AccountView) -> str:
+    return (
+        f"\n\n{now.account.email} is sealed: what is stored for it opens with "
         + ("this app password alone" if now.app_passwords == 1 else f"its {now.app_passwords} app passwords alone")
         + ". Without the last one somebody must\nsign in again, and nothing is refreshed while no client logs in."
     )
-    if now.account.token_state in (TokenState.NONE, TokenState.NEEDS_CONSENT):
-        return f"{text}\nNothing can log in yet. Next: gatepost account connect {account.email}"
-    return text
 
 
 def _serves(listener: ListenConfig, upstream: str, credential: Credential) -> bool:
@@ -138,7 +148,7 @@ def _list(desk: Desk, arguments: argparse.Namespace) -> None:
     if arguments.json:
         say(document([_record(row, desk.now) for row in rows]))
     elif not rows:
-        say("No app passwords. Make one: gatepost create EMAIL --name NAME")
+        say(f"No app passwords. Make one: gatepost create {arguments.account or 'EMAIL'} --name NAME")
     else:
         headings = ("ID", "ACCOUNT", "NAME", "PROTOCOLS", "STATE", "EXPIRES", "LAST USED", "FROM", "CLIENT")
         say(table(headings, [_row(row, desk.now) for row in rows]))

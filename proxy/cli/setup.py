@@ -14,7 +14,7 @@ from proxy.errors import OperatorError, StoreUnavailable
 
 
 def _init(arguments: argparse.Namespace, config: Path) -> int:
-    from proxy.admin.setup import init  # noqa: PLC0415 - `serve` does without
+    from proxy.admin.setup import example_file, init  # noqa: PLC0415 - `serve` does without
 
     if arguments.directory is not None:
         config = Path(arguments.directory) / "gatepost.toml"
@@ -32,6 +32,7 @@ def _init(arguments: argparse.Namespace, config: Path) -> int:
         return 0
     say("Made:\n" + "\n".join(f"  {plain(str(file))}" for file in made.files))
     say(f"The certificate is self-signed, for {plain(', '.join(made.names))}.")
+    say(f"Every key there is, with its default: {plain(str(example_file()))}")
     say("Keep a copy of master.key apart from the database: neither is of use without the other.")
     say(f"Next: put your mail server into {plain(str(made.config))}, then gatepost check --config {made.config}")
     return 0
@@ -74,7 +75,7 @@ def _asked(name: str, ask: Callable[[], list[Finding]]) -> list[Finding]:
     except OperatorError as error:
         return [Finding(name, ok=False, detail=error.problem, remedy=error.remedy)]
     except StoreUnavailable as error:
-        return [Finding(name, ok=False, detail=str(error), remedy="start the database, or correct [store] url")]
+        return [Finding(name, ok=False, detail=str(error), remedy=error.remedy)]
 
 
 def report(findings: Sequence[Finding], *, as_json: bool) -> int:

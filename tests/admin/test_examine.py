@@ -48,9 +48,10 @@ def edit(setup: Path, old: str, new: str) -> None:
     file.write_text(text.replace(old, new))
 
 
-def test_fresh_set_up_is_fine(setup):
+def test_fresh_set_up_is_fine_but_for_the_app(setup):
     findings = look(setup)
-    assert list(findings) == ["configuration", "certificate", "store", "master key"]
+    assert list(findings) == ["configuration", "certificate", "store", "master key", "upstream main client_id"]
+    assert findings.pop("upstream main client_id").verdict == "failed"
     assert {finding.verdict for finding in findings.values()} == {"ok"}
     assert findings["configuration"].detail.endswith("3 listeners, 1 upstream")
     assert "localhost" in findings["certificate"].detail
@@ -129,6 +130,12 @@ def test_store_that_cannot_be_read_leaves_the_other_checks(setup):
     assert not findings["store"].ok
     assert "gatepost init" in findings["store"].remedy
     assert not findings["master key"].ok
+    assert findings["master key"].remedy == "first mend the store"
+
+
+def test_client_id_of_the_operator_is_no_finding(setup):
+    edit(setup, 'client_id = "your-client-id" ', 'client_id = "the-app" ')
+    assert "upstream main client_id" not in look(setup)
 
 
 def test_master_key_of_another_store_failed(setup, tmp_path):

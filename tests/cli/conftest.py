@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+from proxy.admin.first_config import UNEDITED_CLIENT_ID
 from proxy.cli import main
 
 # The first configuration, with a second upstream that takes passwords and has IMAP only.
@@ -78,8 +79,9 @@ class Gatepost:
 def template(tmp_path_factory) -> Path:
     directory = tmp_path_factory.mktemp("template") / "gatepost"
     assert main(["init", str(directory)]) == 0
-    with (directory / "gatepost.toml").open("a", encoding="utf-8") as file:
-        file.write(SECOND + QUICK)
+    config = directory / "gatepost.toml"
+    first = config.read_text(encoding="utf-8").replace(UNEDITED_CLIENT_ID, "the-app")
+    config.write_text(first + SECOND + QUICK, encoding="utf-8")
     return directory
 
 

@@ -106,6 +106,15 @@ def test_new_app_password_says_how_to_set_up_the_client(ann):
         assert words in out
 
 
+def test_new_app_password_says_when_nothing_can_log_in_yet(ann):
+    out = ann.done("create", "ann", "--name", "Early").out
+    assert out.endswith("\n\nNothing can log in yet. Next: gatepost account connect ann@example.com\n")
+    ann.done("account", "add", "bob@example.com", "--upstream", "main", "--refresh-token-stdin", stdin=b"token\n")
+    assert "Nothing can log in" not in ann.done("create", "bob@example.com", "--name", "Scanner").out
+    ann.done("account", "add", "carl@example.com", "--upstream", "imaponly")
+    assert "add it again with --password-stdin" in ann.done("create", "carl@example.com", "--name", "Scanner").out
+
+
 def test_default_protocols_are_those_that_the_upstream_has(gatepost):
     gatepost.done("account", "add", "bob@example.com", "--upstream", "imaponly")
     assert gatepost.done("create", "bob@example.com", "--name", "x", "--json").json["protocols"] == ["imap"]

@@ -37,6 +37,14 @@ def test_init_makes_a_set_up_that_loads(tmp_path, capsys):
     ]
 
 
+def test_init_names_the_example_that_shows_every_key(tmp_path, capsys):
+    assert main(["init", str(tmp_path / "new")]) == 0
+    (line,) = [line for line in capsys.readouterr().out.splitlines() if "Every key" in line]
+    example = Path(line.partition(": ")[2])
+    assert example.name == "gatepost.example.toml"
+    assert "client_certificate" in example.read_text()
+
+
 def test_first_configuration_leaves_only_the_client_to_fill_in(tmp_path):
     main(["init", str(tmp_path / "new")])
     file = tmp_path / "new" / "gatepost.toml"
