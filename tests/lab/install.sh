@@ -10,6 +10,7 @@ set -euo pipefail
 SERVERS="dovecot-core dovecot-imapd dovecot-lmtpd dovecot-submissiond postfix"
 # libnet-ssleay-perl: swaks only recommends it, and has no TLS without.
 CLIENTS="curl isync fetchmail msmtp mutt offlineimap3 swaks libnet-ssleay-perl chromium"
+DATABASE="postgresql" # tests/store runs a private cluster of its own; with the clients, as only tests need it
 OLDEST_NODE=20 # oidc-provider 9 uses syntax and crypto that node 18 lacks
 here=$(cd "$(dirname "$0")" && pwd)
 venv=${VENV:-.venv}
@@ -132,11 +133,11 @@ install_idp() {
 # Word splitting is wanted: the lists are words.
 # shellcheck disable=SC2086
 if [ $want_servers = yes ] && [ $want_clients = yes ]; then
-    install_debian $SERVERS $CLIENTS
+    install_debian $SERVERS $CLIENTS $DATABASE
 elif [ $want_servers = yes ]; then
     install_debian $SERVERS
 else
-    install_debian $CLIENTS
+    install_debian $CLIENTS $DATABASE
 fi
 if [ $want_servers = yes ]; then install_idp; fi
 say "ready"
