@@ -159,7 +159,7 @@ class Alerts:
         return True
 
     async def _upstream_changes(self) -> list[_Change]:
-        told = await self._pool.run(self._store.upstreams_told_of)
+        told = await self._pool.run(self._store.upkeep.upstreams_told_of)
         believed = self._believed_rejected = {subject.partition(":")[2] for subject in told}
         changes = []
         for name, new in self._rejected.items():
@@ -174,7 +174,7 @@ class Alerts:
         return changes
 
     async def _account_changes(self) -> list[_Change]:
-        found = await self._pool.run(self._store.accounts_to_tell_of)
+        found = await self._pool.run(self._store.upkeep.accounts_to_tell_of)
         changes = [self._change(account, told) for account, told in found]
         self._sealed_failing.clear()
         return [change for change in changes if change is not None]
@@ -204,7 +204,7 @@ class Alerts:
 
     async def _tell(self, change: _Change) -> bool:
         claim = (change.subject, change.account_id)
-        if not await self._pool.run(self._store.replace_told, *claim, change.former, change.new):
+        if not await self._pool.run(self._store.upkeep.replace_told, *claim, change.former, change.new):
             return True  # another process tells it
         if change.is_silent:
             return True
@@ -213,7 +213,7 @@ class Alerts:
             is_told = await self._deliver(self._text(change))
         finally:
             if not is_told:  # also when this process is told to end
-                await self._pool.run(self._store.replace_told, *claim, change.new, change.former)
+                await self._pool.run(self._store.upkeep.replace_told, *claim, change.new, change.former)
         if is_told:
             key = "upstream" if change.account_id is None else "account"
             line = Line("alert", **{key: change.name}, state=_state(change), detail=change.detail or None)

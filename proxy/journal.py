@@ -37,7 +37,7 @@ class Journal:
             return
         batch, self._pending = self._pending, {}
         try:
-            await self._write([Use(credential_id, use) for credential_id, use in batch.items()])
+            await self._write([Use(credential_id, use, "") for credential_id, use in batch.items()])
         except BaseException as error:
             # Also when cancelled: a use that is written twice does no harm.
             self._pending = batch | self._pending

@@ -80,18 +80,18 @@ class Ahead:
         waiting = {account_id for account_id, (_, again_at) in self._failures.items() if again_at > now}
         found: list[Account] = []
         if in_use := [account_id for account_id in self._broker.due() if account_id not in waiting]:
-            found += await self._pool.run(self._store.upheld_accounts, in_use[:PER_ROUND])
+            found += await self._pool.run(self._store.upkeep.upheld_accounts, in_use[:PER_ROUND])
             for account_id in set(in_use[:PER_ROUND]) - {account.id for account in found}:
                 self._broker.forget(account_id)  # removed, disabled, or no token will help it
         if now >= self._sweep_at:
             # Also for those that other processes failed with; what fails here has its own time to be tried again.
-            failing = await self._pool.run(self._store.failing_accounts, 10 * PER_ROUND)
+            failing = await self._pool.run(self._store.upkeep.failing_accounts, 10 * PER_ROUND)
             self._forget_all_but(account.id for account in failing)
             found += [account for account in failing if account.id not in waiting][:PER_ROUND]
             self._sweep_at = now + SWEEP_S
         if now >= self._idle_sweep_at:
             before = datetime.now(UTC) - IDLE_FOR
-            found += await self._pool.run(self._store.idle_accounts, before, PER_ROUND)
+            found += await self._pool.run(self._store.upkeep.idle_accounts, before, PER_ROUND)
             is_whole = len(found) < PER_ROUND
             self._idle_sweep_at = now + (IDLE_SWEEP_S if is_whole else SWEEP_S)
         return found[:PER_ROUND]

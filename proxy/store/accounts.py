@@ -9,6 +9,8 @@ from typing import Any
 from sqlalchemy import Connection, bindparam, delete, func, insert, select, update
 
 from proxy.errors import StoreError
+from proxy.store.audit import Scribe
+from proxy.store.audit_rows import Event
 from proxy.store.revisions import raise_revision
 from proxy.store.rows import Account, AccountState, NewAccount, TokenState
 from proxy.store.schema import account, lease, login_name
@@ -43,6 +45,11 @@ _by_name = (
     .where(login_name.c.name == bindparam("login"))
 )
 
+_AUDITED = {
+    TokenState.NEEDS_CONSENT: Event.CONSENT_LOST,
+    TokenState.UPSTREAM_REFUSES: Event.UPSTREAM_REFUSES,
+}
+
 
 def _account_of(row: Sequence[Any]) -> Account:
     fields = [*row[:-1], tuple(sorted(split_words(row[-1] or "")))]
@@ -59,7 +66,7 @@ def account_named(connection: Connection, login: str) -> Account | None:
     return _account_of(row) if row else None
 
 
-def add_account(connection: Connection, new: NewAccount, now: datetime) -> Account:
+def add_account(connection: Connection, new: NewAccount, scribe: Scribe) -> Account:
     """Write the account, its login names and its lease. Raises StoreError naming the login name that is taken."""
     names = list(dict.fromkeys((new.email, *new.aliases)))
     taken = connection.scalars(select(login_name.c.name).where(login_name.c.name.in_(names))).first()
@@ -72,39 +79,82 @@ def add_account(connection: Connection, new: NewAccount, now: datetime) -> Accou
         "state": AccountState.ACTIVE,
         "sealed": new.sealed,
         "token_state": TokenState.NONE,
-        "token_since": now,
+        "token_since": scribe.now,
         "token_detail": "",
-        "created": now,
+        "created": scribe.now,
         "created_by": new.created_by,
     }
     account_id = connection.execute(insert(account).values(values).returning(account.c.id)).scalar_one()
     connection.execute(insert(login_name), [{"name": name, "account_id": account_id} for name in names])
     connection.execute(insert(lease).values(account_id=account_id, fence=0))
+    scribe.note(connection, Event.ACCOUNT_ADDED, account=new.email, detail=" ".join(new.aliases))
     return _account_of(connection.execute(select(*ACCOUNT_COLUMNS, _aliases).where(account.c.id == account_id)).one())
 
 
-def remove_account(connection: Connection, account_id: int) -> None:
+def remove_account(connection: Connection, account_id: int, scribe: Scribe) -> None:
     """Delete the account; the foreign keys take all that it owns."""
-    if connection.execute(delete(account).where(account.c.id == account_id)).rowcount == 0:
+    gone = connection.scalars(delete(account).where(account.c.id == account_id).returning(account.c.email)).first()
+    if gone is None:
         raise no_account(account_id)
+    scribe.note(connection, Event.ACCOUNT_REMOVED, account=gone)
     raise_revision(connection)
 
 
-def set_account_state(connection: Connection, account_id: int, state: AccountState) -> bool:
+def set_account_state(connection: Connection, account_id: int, state: AccountState, scribe: Scribe) -> bool:
     require_account(connection, account_id)
     change = update(account).where(account.c.id == account_id, account.c.state != state).values(state=state)
-    if connection.execute(change).rowcount == 0:
+    changed = connection.scalars(change.returning(account.c.email)).first()
+    if changed is None:
         return False
+    event = Event.ACCOUNT_DISABLED if state is AccountState.DISABLED else Event.ACCOUNT_ENABLED
+    scribe.note(connection, event, account=changed)
     raise_revision(connection)
     return True
 
 
+def add_alias(connection: Connection, account_id: int, name: str, most: int, scribe: Scribe) -> bool:
+    """Let clients log in by one more name; False if they may already. Raises StoreError if it is another account's."""
+    require_account(connection, account_id)
+    owner = connection.scalars(select(login_name.c.account_id).where(login_name.c.name == name)).first()
+    if owner == account_id:
+        return False
+    if owner is not None:
+        raise StoreError(f"the login name {name} belongs to an account already", "see gatepost account list")
+    count = select(func.count()).select_from(login_name).where(login_name.c.account_id == account_id)
+    if connection.execute(count).scalar_one() > most:  # the e-mail is one of them
+        raise StoreError(f"the account has {most} aliases already", "take one away with gatepost account alias remove")
+    connection.execute(insert(login_name).values(name=name, account_id=account_id))
+    scribe.note(connection, Event.ALIAS_ADDED, account=_email_of(connection, account_id), detail=name)
+    return True
+
+
+def remove_alias(connection: Connection, account_id: int, name: str, scribe: Scribe) -> bool:
+    """Take a login name away; False if the account has no such alias. Live sessions go on: they are the account's."""
+    require_account(connection, account_id)
+    email = _email_of(connection, account_id)
+    if name == email:
+        return False
+    this = (login_name.c.account_id == account_id) & (login_name.c.name == name)
+    if connection.execute(delete(login_name).where(this)).rowcount == 0:
+        return False
+    scribe.note(connection, Event.ALIAS_REMOVED, account=email, detail=name)
+    return True
+
+
 def set_token_state(
-    connection: Connection, account_id: int, state: TokenState, detail: str, now: datetime, *, fence: int | None = None
+    connection: Connection,
+    account_id: int,
+    state: TokenState,
+    detail: str,
+    scribe: Scribe,
+    *,
+    since: datetime | None = None,
+    fence: int | None = None,
 ) -> bool:
     """Write what is known of the account's token; True if the state is another than before, False if it is gone.
 
     A new detail of the same state is kept, but is no change: the state's `since` stays and nobody is alerted again.
+    since   when it began; now, if not given
     fence   write only while the lease still has it: what an outdated refresh learned must not hide a new deposit
     """
     if not lock_account(connection, account_id):
@@ -113,10 +163,19 @@ def set_token_state(
     if fence is not None:
         this &= select(lease.c.fence).where(lease.c.account_id == account_id).scalar_subquery() == fence
     change = update(account).where(this, account.c.token_state != state)
-    if connection.execute(change.values(token_state=state, token_since=now, token_detail=detail)).rowcount:
+    change = change.values(token_state=state, token_since=since or scribe.now, token_detail=detail)
+    changed = connection.scalars(change.returning(account.c.email)).first()
+    if changed is not None:
+        if state in _AUDITED:
+            scribe.note(connection, _AUDITED[state], account=changed, cause=detail)
         return True
     connection.execute(update(account).where(this, account.c.token_detail != detail).values(token_detail=detail))
     return False
+
+
+def _email_of(connection: Connection, account_id: int) -> str:
+    email: str = connection.scalars(select(account.c.email).where(account.c.id == account_id)).one()
+    return email
 
 
 def lock_account(connection: Connection, account_id: int) -> bool:

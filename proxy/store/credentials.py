@@ -6,13 +6,26 @@ from collections.abc import Sequence
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import Connection, and_, bindparam, insert, or_, select, update
+from sqlalchemy import Connection, and_, bindparam, func, insert, or_, select, update
 
 from proxy.errors import StoreError
 from proxy.store.accounts import ACCOUNT_COLUMNS, lock_account, require_account
+from proxy.store.audit import Scribe
+from proxy.store.audit_rows import Event
 from proxy.store.recipients import drop_app_keys
 from proxy.store.revisions import REVISION, raise_revision
-from proxy.store.rows import Account, Credential, CredentialState, LastUse, LoginRow, NewCredential, SecretRow, Use
+from proxy.store.roster import ELSEWHERE
+from proxy.store.rows import (
+    Account,
+    Credential,
+    CredentialState,
+    LastUse,
+    LoginRow,
+    NewCredential,
+    NewSecret,
+    SecretRow,
+    Use,
+)
 from proxy.store.schema import account, credential, login_name, secret
 
 CREDENTIAL_COLUMNS = (
@@ -43,7 +56,7 @@ _by_public_id = _all.where(credential.c.public_id == bindparam("public"))
 
 # Primary keys and one unique index all the way; tests/store/test_find_login.py reads SQLite's plan.
 FIND_LOGIN = (
-    select(*ACCOUNT_COLUMNS, *CREDENTIAL_COLUMNS, *_SECRET_COLUMNS, REVISION.scalar_subquery())
+    select(*ACCOUNT_COLUMNS, *CREDENTIAL_COLUMNS, *_SECRET_COLUMNS, REVISION.scalar_subquery(), ELSEWHERE)
     .select_from(login_name)
     .join(account, account.c.id == login_name.c.account_id)
     .outerjoin(secret, and_(secret.c.account_id == account.c.id, secret.c.selector == bindparam("selector_")))
@@ -60,15 +73,19 @@ def _credential_of(row: Sequence[Any]) -> Credential:
     return Credential(*fields)
 
 
-def find_login(connection: Connection, login: str, selector: str) -> LoginRow | None:
-    row = connection.execute(FIND_LOGIN, {"login": login, "selector_": selector}).one_or_none()
-    if row is None:
+def find_login(
+    connection: Connection, login: str, selector: str, *, protocol: str, worker_id: str, now: datetime
+) -> LoginRow | None:
+    values = {"login": login, "selector_": selector, "worker_": worker_id, "protocol_": protocol, "now_": now}
+    found = connection.execute(FIND_LOGIN, values).one_or_none()
+    if found is None:
         return None
+    *row, revision, elsewhere = found
     owner = Account(*row[:_ACCOUNT_ENDS])
     if row[_ACCOUNT_ENDS] is None:
-        return LoginRow(owner, None, None, row[-1])
-    found = _credential_of(row[_ACCOUNT_ENDS:_CREDENTIAL_ENDS])
-    return LoginRow(owner, found, SecretRow(*row[_CREDENTIAL_ENDS:-1]), row[-1])
+        return LoginRow(owner, None, None, revision, elsewhere)
+    one = _credential_of(row[_ACCOUNT_ENDS:_CREDENTIAL_ENDS])
+    return LoginRow(owner, one, SecretRow(*row[_CREDENTIAL_ENDS:]), revision, elsewhere)
 
 
 def credentials(connection: Connection, account_id: int | None) -> list[Credential]:
@@ -82,21 +99,26 @@ def credential_named(connection: Connection, public_id: str) -> Credential | Non
     return _credential_of(row) if row else None
 
 
-def add_credential(connection: Connection, new: NewCredential, now: datetime) -> tuple[Credential, int]:
+def add_credential(
+    connection: Connection, new: NewCredential, most: int | None, scribe: Scribe
+) -> tuple[Credential, int]:
     """Write an app password with its first secret, whose id is returned beside it.
 
-    raises  StoreError if the account is gone or has a live app password of this name; SelectorTaken
+    most    live app passwords that an account may have; None: as many as it likes
+    raises  StoreError if the account is gone, has a live app password of this name, or `most`; SelectorTaken
     """
     require_account(connection, new.account_id)
-    is_live = and_(
-        credential.c.account_id == new.account_id,
-        credential.c.name == new.name,
-        credential.c.state != CredentialState.REVOKED,
-    )
+    of_account = credential.c.account_id == new.account_id
+    is_live = and_(of_account, credential.c.name == new.name, credential.c.state != CredentialState.REVOKED)
     if (other := connection.scalars(select(credential.c.public_id).where(is_live)).first()) is not None:
         raise StoreError(
             f'the account has an app password named "{new.name}" already',
             f"choose another name, or run gatepost revoke {other} first",
+        )
+    if most is not None and _usable(connection, new.account_id, scribe.now) >= most:
+        raise StoreError(
+            f"the account has {most} app passwords already, as many as [limits] app_passwords allows",
+            "revoke those that nobody uses: gatepost list shows when each was last used",
         )
     values = {
         "public_id": new.public_id,
@@ -107,23 +129,70 @@ def add_credential(connection: Connection, new: NewCredential, now: datetime) ->
         "state": CredentialState.ACTIVE,
         "expires": new.expires,
         "generation": 1,
-        "created": now,
+        "created": scribe.now,
         "created_by": new.created_by,
     }
     credential_id = connection.execute(insert(credential).values(values).returning(credential.c.id)).scalar_one()
-    first = {
-        "account_id": new.account_id,
+    secret_id = _add_secret(connection, new.account_id, credential_id, NewSecret(new.selector, new.phc), scribe.now)
+    made = _credential_of(connection.execute(_by_public_id, {"public": new.public_id}).one())
+    _note(connection, Event.CREATED, made, scribe, detail=_scope(made))
+    return made, secret_id
+
+
+def _usable(connection: Connection, account_id: int, now: datetime) -> int:
+    is_usable = (credential.c.account_id == account_id) & (credential.c.state != CredentialState.REVOKED)
+    is_usable &= or_(credential.c.expires.is_(None), credential.c.expires > now)
+    count: int = connection.execute(select(func.count()).select_from(credential).where(is_usable)).scalar_one()
+    return count
+
+
+def _add_secret(connection: Connection, account_id: int, credential_id: int, new: NewSecret, now: datetime) -> int:
+    values = {
+        "account_id": account_id,
         "credential_id": credential_id,
         "selector": new.selector,
         "phc": new.phc,
         "created": now,
     }
-    secret_id = connection.execute(insert(secret).values(first).returning(secret.c.id)).scalar_one()
-    return _credential_of(connection.execute(_by_public_id, {"public": new.public_id}).one()), secret_id
+    secret_id: int = connection.execute(insert(secret).values(values).returning(secret.c.id)).scalar_one()
+    return secret_id
+
+
+def rotate(
+    connection: Connection, public_id: str, new: NewSecret, until: datetime, scribe: Scribe
+) -> tuple[Credential, int]:
+    """Give an app password one more secret; those that it has are valid until then, or less.
+
+    Its generation stays: live sessions of the former secret go on until then, too. Raises the revision.
+
+    returns the app password and the new secret's id
+    raises  StoreError if it is gone or revoked; SelectorTaken
+    """
+    found = connection.execute(_by_public_id, {"public": public_id}).one_or_none()
+    if found is None:
+        raise no_app_password(public_id)
+    require_account(connection, found.account_id)
+    one = _credential_of(connection.execute(_by_public_id, {"public": public_id}).one())
+    if one.state is CredentialState.REVOKED:
+        raise revoked_for_good(public_id)
+    former = (secret.c.credential_id == one.id) & or_(secret.c.valid_until.is_(None), secret.c.valid_until > until)
+    connection.execute(update(secret).where(former).values(valid_until=until))
+    secret_id = _add_secret(connection, one.account_id, one.id, new, scribe.now)
+    _note(connection, Event.ROTATED, one, scribe, detail=f"the former until {until.isoformat(timespec='seconds')}")
+    raise_revision(connection)
+    return one, secret_id
+
+
+def no_app_password(public_id: str) -> StoreError:
+    return StoreError(f"there is no app password {public_id}", "see gatepost list")
+
+
+def revoked_for_good(public_id: str) -> StoreError:
+    return StoreError(f"the app password {public_id} is revoked for good", "create a new one")
 
 
 def set_states(
-    connection: Connection, public_ids: Sequence[str], state: CredentialState, now: datetime
+    connection: Connection, public_ids: Sequence[str], state: CredentialState, scribe: Scribe
 ) -> list[Credential]:
     """Give these app passwords a state, all or none; those that have it already stay as they are.
 
@@ -136,7 +205,25 @@ def set_states(
         owners = select(credential.c.account_id).where(credential.c.public_id.in_(wanted)).distinct()
         for account_id in sorted(connection.scalars(owners)):
             lock_account(connection, account_id)
-    # Locked in the order of ids, so that two of these never wait for each other.
+    changed = _locked_to_change(connection, wanted, state)
+    if changed:
+        these = credential.c.id.in_(changed)
+        connection.execute(update(credential).where(these).values(state=state, generation=credential.c.generation + 1))
+        if state is CredentialState.REVOKED:
+            drop_app_keys(connection, changed, scribe)
+    rows = connection.execute(_all.where(credential.c.public_id.in_(wanted)))
+    after = {one.public_id: one for one in map(_credential_of, rows)}
+    for one in after.values():
+        if one.id in changed:
+            _note(connection, _EVENTS[state], one, scribe)
+    if changed:
+        raise_revision(connection)
+    return [after[public_id] for public_id in wanted]
+
+
+def _locked_to_change(connection: Connection, wanted: Sequence[str], state: CredentialState) -> list[int]:
+    """Lock these app passwords; the ids of those that have another state. Raises StoreError: see set_states."""
+    # In the order of ids, so that two of these never wait for each other.
     locked = (
         select(credential.c.id, credential.c.public_id, credential.c.state)
         .where(credential.c.public_id.in_(wanted))
@@ -146,19 +233,27 @@ def set_states(
     found = {public_id: (id_, before) for id_, public_id, before in connection.execute(locked)}
     for public_id in wanted:
         if public_id not in found:
-            raise StoreError(f"there is no app password {public_id}", "see gatepost list")
+            raise no_app_password(public_id)
         if found[public_id][1] is CredentialState.REVOKED and state is not CredentialState.REVOKED:
-            raise StoreError(f"the app password {public_id} is revoked for good", "create a new one")
-    changed = [id_ for id_, before in found.values() if before is not state]
-    if changed:
-        these = credential.c.id.in_(changed)
-        connection.execute(update(credential).where(these).values(state=state, generation=credential.c.generation + 1))
-        if state is CredentialState.REVOKED:
-            drop_app_keys(connection, changed, now)
-        raise_revision(connection)
-    rows = connection.execute(_all.where(credential.c.public_id.in_(wanted)))
-    after = {one.public_id: one for one in map(_credential_of, rows)}
-    return [after[public_id] for public_id in wanted]
+            raise revoked_for_good(public_id)
+    return [id_ for id_, before in found.values() if before is not state]
+
+
+_EVENTS = {
+    CredentialState.ACTIVE: Event.RESUMED,
+    CredentialState.SUSPENDED: Event.SUSPENDED,
+    CredentialState.REVOKED: Event.REVOKED,
+}
+
+
+def _note(connection: Connection, event: Event, one: Credential, scribe: Scribe, detail: str = "") -> None:
+    scribe.note(connection, event, account=one.email, app_password=one.public_id, name=one.name, detail=detail)
+
+
+def _scope(one: Credential) -> str:
+    """What an app password may do, for the audit."""
+    expires = "never expires" if one.expires is None else f"expires {one.expires.isoformat(timespec='seconds')}"
+    return f"{' '.join(sorted(one.protocols))}, from {' '.join(one.networks) or 'anywhere'}, {expires}"
 
 
 def replace_phc(connection: Connection, secret_id: int, old: str, new: str) -> bool:
@@ -183,8 +278,11 @@ _note_use = (
 )
 
 
-def record_uses(connection: Connection, uses: Sequence[Use]) -> None:
-    """Note the newest use of each app password. One that is gone meanwhile is left out."""
+def record_uses(connection: Connection, uses: Sequence[Use], scribe: Scribe, *, is_told: bool) -> None:
+    """Note the newest use of each app password, and what is new to the audit. One that is gone meanwhile is left out.
+
+    is_told whether an alert is to be sent of a use from a new network
+    """
     newest = {use.credential_id: use.last_use for use in sorted(uses, key=lambda use: use.last_use.at)}
     values = [
         {"id_": id_, "at": use.at, "address": use.address, "protocol": use.protocol, "client": use.client}
@@ -192,3 +290,4 @@ def record_uses(connection: Connection, uses: Sequence[Use]) -> None:
     ]
     if values:
         connection.execute(_note_use, values)
+    scribe.note_uses(connection, [use for use in uses if use.network], is_told=is_told)

@@ -8,9 +8,11 @@ from datetime import datetime
 from sqlalchemy import Connection, bindparam, delete, insert, or_, select, update
 
 from proxy.store.accounts import lock_account, no_account, require_account, set_token_state
-from proxy.store.recipients import require_recipients
-from proxy.store.rows import Deposit, Purpose, TokenState, Wrap
-from proxy.store.schema import deposit, lease, wrap
+from proxy.store.audit import Scribe
+from proxy.store.audit_rows import Event
+from proxy.store.recipients import add_app_key, add_wraps, require_recipients
+from proxy.store.rows import AppKey, Deposit, Purpose, TokenState, Wrap
+from proxy.store.schema import account, deposit, lease, wrap
 
 _by_purpose = (
     select(deposit.c.row_id, deposit.c.ciphertext, deposit.c.valid_until, wrap.c.key_id, wrap.c.blob)
@@ -29,7 +31,7 @@ def deposit_of(connection: Connection, account_id: int, purpose: Purpose) -> Dep
     return Deposit(row_id, account_id, purpose, ciphertext, wraps, valid_until)
 
 
-def put_deposit(connection: Connection, new: Deposit, now: datetime) -> None:
+def put_deposit(connection: Connection, new: Deposit, scribe: Scribe) -> None:
     """Keep a deposit in place of the one of its purpose.
 
     A refresh token or password from outside is a new way in: the token state becomes fresh, the access token that the
@@ -39,14 +41,35 @@ def put_deposit(connection: Connection, new: Deposit, now: datetime) -> None:
     raises  RecipientsChanged if it is not wrapped to whom it should be: see recipients
     """
     require_account(connection, new.account_id)
-    _replace(connection, new, now)
+    _replace(connection, new, scribe.now)
     if new.purpose is Purpose.ACCESS_TOKEN:
         return
     former = (deposit.c.account_id == new.account_id) & (deposit.c.purpose == Purpose.ACCESS_TOKEN)
     connection.execute(delete(deposit).where(former))
     change = update(lease).where(lease.c.account_id == new.account_id)
     connection.execute(change.values(owner=None, until=None, fence=lease.c.fence + 1))
-    set_token_state(connection, new.account_id, TokenState.FRESH, "", now)
+    set_token_state(connection, new.account_id, TokenState.FRESH, "", scribe)
+    owner = connection.scalars(select(account.c.email).where(account.c.id == new.account_id)).one()
+    scribe.note(connection, Event.CONSENT_GIVEN, account=owner, cause=new.purpose.value)
+
+
+def add_secret_key(
+    connection: Connection,
+    secret_id: int,
+    account_id: int,
+    scribe: Scribe,
+    *,
+    key: AppKey | None,
+    opened: Sequence[tuple[Deposit, Wrap]],
+    tokens: Sequence[Deposit],
+) -> None:
+    """Let the new secret of a sealed account open what the account has then: see Store.add_credential."""
+    if key is not None:
+        add_app_key(connection, secret_id, key, scribe.now)
+        if not tokens:
+            add_wraps(connection, account_id, opened)
+    for one in tokens:
+        put_deposit(connection, one, scribe)
 
 
 def put_tokens(connection: Connection, account_id: int, fence: int, deposits: Sequence[Deposit], now: datetime) -> bool:

@@ -14,6 +14,8 @@ from typing import Any
 from sqlalchemy import Connection, Select, delete, exists, func, insert, select, update
 
 from proxy.store.accounts import lock_account, no_account, set_token_state
+from proxy.store.audit import Scribe
+from proxy.store.audit_rows import Event
 from proxy.store.rows import (
     LAST_REVOKED,
     AppKey,
@@ -33,8 +35,9 @@ _app_keys = select(
 ).join(secret, secret.c.id == recipient.c.secret_id)
 
 
-def add_master(connection: Connection, key: MasterKey) -> None:
+def add_master(connection: Connection, key: MasterKey, scribe: Scribe) -> None:
     connection.execute(insert(recipient).values(key_id=key.key_id, public=key.public, created=key.created))
+    scribe.note(connection, Event.KEY_ADDED, detail=key.key_id)
 
 
 def masters(connection: Connection) -> list[MasterKey]:
@@ -130,12 +133,27 @@ def add_wraps(connection: Connection, account_id: int, opened: Sequence[tuple[De
         connection.execute(insert(wrap), values)
 
 
-def drop_app_keys(connection: Connection, credential_ids: Sequence[int], now: datetime) -> None:
+def drop_app_keys(connection: Connection, credential_ids: Sequence[int], scribe: Scribe) -> None:
     """Nothing is sealed to these app passwords any more, and their wraps go with their keys.
 
     A sealed account that loses its last key so has lost what it stored: that is deleted, and needs consent.
     """
-    secrets = select(secret.c.id).where(secret.c.credential_id.in_(credential_ids))
+    _drop_keys_of(connection, select(secret.c.id).where(secret.c.credential_id.in_(credential_ids)), scribe)
+
+
+def drop_outlived_keys(connection: Connection, scribe: Scribe) -> int:
+    """The same for secrets that `rotate` replaced and whose time is over. Returns how many accounts had any."""
+    is_over = secret.c.valid_until <= scribe.now
+    owners = select(secret.c.account_id).join(recipient, recipient.c.secret_id == secret.c.id).where(is_over).distinct()
+    found = sorted(connection.scalars(owners))
+    for account_id in found:  # as every writer of deposits does, and in order
+        lock_account(connection, account_id)
+    if found:
+        _drop_keys_of(connection, select(secret.c.id).where(secret.c.account_id.in_(found), is_over), scribe)
+    return len(found)
+
+
+def _drop_keys_of(connection: Connection, secrets: Select[Any], scribe: Scribe) -> None:
     dropped = delete(recipient).where(recipient.c.secret_id.in_(secrets)).returning(recipient.c.secret_id)
     secret_ids = connection.scalars(dropped).all()
     owners = select(secret.c.account_id).where(secret.c.id.in_(secret_ids)).distinct()
@@ -143,7 +161,7 @@ def drop_app_keys(connection: Connection, credential_ids: Sequence[int], now: da
         if _recipients(connection, account_id, is_sealed=True):
             continue
         if connection.execute(delete(deposit).where(deposit.c.account_id == account_id)).rowcount:
-            set_token_state(connection, account_id, TokenState.NEEDS_CONSENT, LAST_REVOKED, now)
+            set_token_state(connection, account_id, TokenState.NEEDS_CONSENT, LAST_REVOKED, scribe)
 
 
 # What `key rotate` walks through, a page at a time.
@@ -204,7 +222,7 @@ def replace_app_keys(connection: Connection, pairs: Sequence[tuple[AppKey, AppKe
     return replaced
 
 
-def drop_master(connection: Connection, key_id: str) -> int:
+def drop_master(connection: Connection, key_id: str, scribe: Scribe) -> int:
     """Forget a master that nothing is under any more; else how much still is, and it stays."""
     # Held first: from here on nobody can seal to it.
     connection.execute(select(recipient.c.key_id).where(recipient.c.key_id == key_id).with_for_update()).all()
@@ -214,5 +232,7 @@ def drop_master(connection: Connection, key_id: str) -> int:
     )
     left = connection.execute(wraps).scalar_one() + connection.execute(keys).scalar_one()
     if left == 0:
-        connection.execute(delete(recipient).where(recipient.c.key_id == key_id, recipient.c.secret_id.is_(None)))
+        this = (recipient.c.key_id == key_id) & recipient.c.secret_id.is_(None)
+        if connection.execute(delete(recipient).where(this)).rowcount:
+            scribe.note(connection, Event.KEY_DROPPED, detail=key_id)
     return int(left)

@@ -5,12 +5,13 @@ from __future__ import annotations
 from collections.abc import Collection
 from datetime import datetime
 
-from sqlalchemy import Connection, bindparam, literal_column, select, update
+from sqlalchemy import Connection, bindparam, func, literal_column, select, update
 from sqlalchemy.dialects import postgresql, sqlite
 
 from proxy.store.rows import Standing
 from proxy.store.schema import account, credential, learned, revision, secret
 
+CHANNEL = "gatepost_revision"  # of PostgreSQL's NOTIFY
 IDS_AT_ONCE = 500  # bound parameters per SELECT: older SQLite takes 999
 
 REVISION = select(revision.c.value).where(revision.c.id == literal_column("1"))
@@ -28,6 +29,7 @@ _standings = (
     .join(account, account.c.id == credential.c.account_id)
     .where(secret.c.id.in_(bindparam("ids", expanding=True)))
 )
+_hint = select(func.pg_notify(CHANNEL, ""))
 _extensions = select(learned.c.extensions).where(
     learned.c.upstream == bindparam("upstream_"), learned.c.protocol == bindparam("protocol_")
 )
@@ -41,6 +43,8 @@ def current_revision(connection: Connection) -> int:
 def raise_revision(connection: Connection) -> None:
     """Tell live sessions to look again. Last in its transaction: its row lock makes commits follow one another."""
     connection.execute(update(revision).values(value=revision.c.value + 1))
+    if connection.dialect.name == "postgresql":
+        connection.execute(_hint)  # delivered with the commit; who misses it sees the row at the next look
 
 
 def standings(connection: Connection, secret_ids: Collection[int]) -> dict[int, Standing]:

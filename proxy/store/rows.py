@@ -120,12 +120,15 @@ class LoginRow:
 
     `revision` is the store's revision at that moment, so that a change right after it is noticed. The account's
     aliases are left out: the SELECT finds the account by whichever login name was used.
+
+    elsewhere   live sessions of this mailbox at this protocol that other workers have published
     """
 
     account: Account
     credential: Credential | None
     secret: SecretRow | None
     revision: int
+    elsewhere: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -206,11 +209,58 @@ class NewCredential:
 
 
 @dataclass(frozen=True, slots=True)
+class NewSecret:
+    """What `rotate` gives an app password beside the secret that it has."""
+
+    selector: str
+    phc: str
+
+
+@dataclass(frozen=True, slots=True)
 class Use:
-    """A successful login, for `last used`; written in batches."""
+    """A successful login, for `last used` and the audit; written in batches.
+
+    network     the network of the address, as the audit tells old from new
+    """
 
     credential_id: int
     last_use: LastUse
+    network: str
+
+
+@dataclass(frozen=True, slots=True)
+class Seat:
+    """A worker process among all nodes. `id` is random: a replacement has the same node and number, not the id."""
+
+    id: str
+    node: str
+    number: int
+
+
+@dataclass(frozen=True, slots=True)
+class LiveSession:
+    """A live session as its worker published it, at most a second late."""
+
+    id: str
+    account_id: int
+    email: str
+    public_id: str
+    name: str
+    protocol: str
+    upstream: str
+    upstream_user: str
+    address: str
+    client: str
+    since: datetime
+
+
+@dataclass(frozen=True, slots=True)
+class SeatedSession:
+    """A live session, and whose it is."""
+
+    session: LiveSession
+    node: str
+    worker: int
 
 
 @dataclass(frozen=True, slots=True)

@@ -24,10 +24,11 @@ from sqlalchemy import (
 )
 from sqlalchemy.types import Enum as EnumColumn
 
+from proxy.store.audit_rows import Event
 from proxy.store.rows import AccountState, CredentialState, Purpose, TokenState
 from proxy.store.types import UtcDateTime, Words
 
-HEAD = "0002"  # the newest migration; revisions are numbers of four digits, so that older and newer can be told apart
+HEAD = "0003"  # the newest migration; revisions are numbers of four digits, so that older and newer can be told apart
 
 metadata = MetaData(
     naming_convention={
@@ -175,6 +176,68 @@ told = Table(  # the trouble that people were last told of by an alert; no row: 
     Column("state", Text, nullable=False),
     Column("since", UtcDateTime, nullable=False),
     UniqueConstraint("account_id"),
+)
+
+audit = Table(  # belongs to no account: it outlives what it tells of
+    "audit",
+    metadata,
+    Column("id", Integer, primary_key=True),
+    Column("at", UtcDateTime, nullable=False, index=True),
+    Column("event", _word(Event), nullable=False),
+    Column("actor", Text, nullable=False),
+    Column("node", Text, nullable=False),
+    Column("worker", Integer),  # null: a command or the web page
+    Column("account", Text, nullable=False),
+    Column("app_password", Text, nullable=False),
+    Column("name", Text, nullable=False),
+    Column("protocol", Text, nullable=False),
+    Column("address", Text, nullable=False),
+    Column("cause", Text, nullable=False),
+    Column("detail", Text, nullable=False),
+    Column("count", Integer, nullable=False),
+    Column("until", UtcDateTime),
+    Column("untold", Boolean, nullable=False),  # an alert is still to be sent of it
+    Index("ix_audit_account_id", "account", "id"),
+    sqlite_autoincrement=True,
+)
+
+Index("ix_audit_untold", audit.c.id, sqlite_where=audit.c.untold, postgresql_where=audit.c.untold)
+
+sighting = Table(  # where an app password was used from, so that the first use of a day and of a network is known
+    "sighting",
+    metadata,
+    Column("credential_id", ForeignKey(credential.c.id, ondelete="CASCADE"), primary_key=True),
+    Column("address", Text, primary_key=True),
+    Column("network", Text, nullable=False),
+    Column("last_at", UtcDateTime, nullable=False),
+)
+
+worker = Table(  # processes that publish live sessions; one that stops renewing its lease is dead
+    "worker",
+    metadata,
+    Column("id", Text, primary_key=True),
+    Column("node", Text, nullable=False),
+    Column("number", Integer, nullable=False),
+    Column("until", UtcDateTime, nullable=False),
+)
+
+session = Table(  # as last published; without foreign keys to what a revocation takes away before the session ends
+    "session",
+    metadata,
+    Column("id", Text, primary_key=True),
+    Column("worker_id", ForeignKey(worker.c.id, ondelete="CASCADE"), nullable=False, index=True),
+    Column("account_id", Integer, nullable=False, index=True),
+    Column("email", Text, nullable=False),
+    Column("public_id", Text, nullable=False),
+    Column("name", Text, nullable=False),
+    Column("protocol", Text, nullable=False),
+    Column("upstream", Text, nullable=False),
+    Column("upstream_user", Text, nullable=False),
+    Column("address", Text, nullable=False),
+    Column("client", Text, nullable=False),
+    Column("since", UtcDateTime, nullable=False),
+    Column("is_kicked", Boolean, nullable=False),
+    Index("ix_session_mailbox", "upstream", "upstream_user", "protocol"),
 )
 
 revision = Table(  # one row; raised by every change that live sessions must notice

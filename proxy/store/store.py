@@ -14,9 +14,12 @@ from typing import Self
 from sqlalchemy import text
 
 from proxy.errors import StoreError
-from proxy.store import accounts, credentials, deposits, migrate as _migrate, recipients, revisions, upkeep
+from proxy.store import accounts, credentials, deposits, migrate as _migrate, recipients, revisions
+from proxy.store.audit import Scribe
+from proxy.store.audit_rows import SYSTEM, Actor
 from proxy.store.engine import Database, parse_url
 from proxy.store.faults import RESTORE
+from proxy.store.roster import Roster
 from proxy.store.rows import (
     Account,
     AccountState,
@@ -28,19 +31,22 @@ from proxy.store.rows import (
     MasterKey,
     NewAccount,
     NewCredential,
+    NewSecret,
     Purpose,
     Recipient,
     SelectorTaken,
     Standing,
     TokenState,
-    Told,
     Use,
     Wrap,
 )
 from proxy.store.schema import HEAD
+from proxy.store.trail import Trail
+from proxy.store.upkeep import Upkeep
 
 __all__ = ["SelectorTaken", "Store"]
 
+_NOBODY_ELSE = Actor(SYSTEM)
 WAIT_S = 5.0  # for a lock that another process holds; the server's StorePool answers earlier
 
 
@@ -49,20 +55,40 @@ def utc_now() -> datetime:
 
 
 class Store:
-    """An open database whose schema is the one this code needs. Made by `open`, `create`."""
+    """An open database whose schema is the one this code needs. Made by `open`, `create`.
 
-    def __init__(self, database: Database, clock: Callable[[], datetime] = utc_now) -> None:
+    trail   the audit; what is done here is written there in the same transaction, in the actor's name
+    roster  workers and their live sessions
+    upkeep  what runs by itself looks at: tokens to renew, people to tell
+    """
+
+    def __init__(
+        self, database: Database, clock: Callable[[], datetime] = utc_now, actor: Actor = _NOBODY_ELSE
+    ) -> None:
         self._database = database
         self._read = database.read
         self._write = database.write
         self._clock = clock
+        self._actor = actor
+        self.trail = Trail(database, clock, actor)
+        self.roster = Roster(database, clock, actor)
+        self.upkeep = Upkeep(database)
 
     @classmethod
-    def open(cls, url: str, *, migrate: bool, wait_s: float = WAIT_S, clock: Callable[[], datetime] = utc_now) -> Self:
+    def open(
+        cls,
+        url: str,
+        *,
+        migrate: bool,
+        wait_s: float = WAIT_S,
+        clock: Callable[[], datetime] = utc_now,
+        actor: Actor = _NOBODY_ELSE,
+    ) -> Self:
         """Open what exists.
 
         migrate bring an older schema, or a database without tables, up to date; else that is a StoreError
         wait_s  how long a lock, or a free connection, is waited for
+        actor   whose deeds the audit will tell of
         raises  StoreError for a missing or read-only file, somebody else's database, a newer schema, a missing
                 driver; StoreUnavailable
         """
@@ -78,13 +104,20 @@ class Store:
         except BaseException:
             database.close()
             raise
-        return cls(database, clock)
+        return cls(database, clock, actor)
 
     @classmethod
-    def create(cls, url: str, *, wait_s: float = WAIT_S, clock: Callable[[], datetime] = utc_now) -> Self:
+    def create(
+        cls,
+        url: str,
+        *,
+        wait_s: float = WAIT_S,
+        clock: Callable[[], datetime] = utc_now,
+        actor: Actor = _NOBODY_ELSE,
+    ) -> Self:
         """Make the database (a SQLite file gets mode 0600) and open it. Raises StoreError if it holds anything."""
         _migrate.create(parse_url(url))
-        return cls.open(url, migrate=False, wait_s=wait_s, clock=clock)
+        return cls.open(url, migrate=False, wait_s=wait_s, clock=clock, actor=actor)
 
     @classmethod
     def upgrade(cls, url: str) -> tuple[str, str]:
@@ -93,6 +126,13 @@ class Store:
 
     def close(self) -> None:
         self._database.close()
+
+    def acting(self, actor: Actor) -> Self:
+        """The same open database in another's name; only one of the two is to be closed."""
+        return type(self)(self._database, self._clock, actor)
+
+    def _scribe(self) -> Scribe:
+        return Scribe(self._actor, self._clock())
 
     def check(self, *, deep: bool = False) -> None:
         """Find out whether the store answers; `deep` also reads every page and takes the write lock."""
@@ -114,12 +154,12 @@ class Store:
         seal    given the new account's id, makes its first deposits inside the transaction: all or nothing
         raises  StoreError if a login name is taken
         """
-        now = self._clock()
+        scribe = self._scribe()
         with self._write() as connection:
-            account = accounts.add_account(connection, new, now)
+            account = accounts.add_account(connection, new, scribe)
             first = seal(account.id) if seal else ()
             for one in first:
-                deposits.put_deposit(connection, one, now)
+                deposits.put_deposit(connection, one, scribe)
             return accounts.account_named(connection, account.email) or account
 
     def accounts(self) -> list[Account]:
@@ -134,19 +174,31 @@ class Store:
     def remove_account(self, account_id: int) -> None:
         """Delete the account with everything it owns. Raises the revision. StoreError if it is gone."""
         with self._write() as connection:
-            accounts.remove_account(connection, account_id)
+            accounts.remove_account(connection, account_id, self._scribe())
 
     def set_account_state(self, account_id: int, state: AccountState) -> bool:
         """Disable or enable; True if that changed anything. Raises the revision."""
         with self._write() as connection:
-            return accounts.set_account_state(connection, account_id, state)
+            return accounts.set_account_state(connection, account_id, state, self._scribe())
+
+    def add_alias(self, account_id: int, name: str, most: int) -> bool:
+        """One more login name, if there are fewer than `most`; False if the account has it. StoreError: taken, full."""
+        with self._write() as connection:
+            return accounts.add_alias(connection, account_id, name, most, self._scribe())
+
+    def remove_alias(self, account_id: int, name: str) -> bool:
+        """Take a login name away; False if the account has no such alias."""
+        with self._write() as connection:
+            return accounts.remove_alias(connection, account_id, name, self._scribe())
 
     def set_token_state(
         self, account_id: int, state: TokenState, detail: str, now: datetime, *, fence: int | None = None
     ) -> bool:
         """Note what is known of the account's token; True if the state changed (one alert, then). See accounts."""
         with self._write() as connection:
-            return accounts.set_token_state(connection, account_id, state, detail, now, fence=fence)
+            return accounts.set_token_state(
+                connection, account_id, state, detail, self._scribe(), since=now, fence=fence
+            )
 
     # App passwords
 
@@ -157,22 +209,44 @@ class Store:
         *,
         opened: Sequence[tuple[Deposit, Wrap]] = (),
         tokens: Sequence[Deposit] = (),
+        most: int | None = None,
     ) -> Credential:
         """Add an app password; in a sealed account with its key, which must open whatever the account has then.
 
         opened  what the account has, each with a wrap to the new key
         tokens  or what takes its place: new tokens, sealed to all keys of the account and the new one
-        raises  StoreError for a live one of this name; SelectorTaken: draw again; RecipientsChanged: read again
+        most    live app passwords that an account may have
+        raises  StoreError for a live one of this name, and for too many; SelectorTaken: draw again;
+                RecipientsChanged: read again
         """
-        now = self._clock()
+        scribe = self._scribe()
         with self._write() as connection:
-            credential, secret_id = credentials.add_credential(connection, new, now)
-            if key is not None:
-                recipients.add_app_key(connection, secret_id, key, now)
-                if not tokens:
-                    recipients.add_wraps(connection, new.account_id, opened)
-            for one in tokens:
-                deposits.put_deposit(connection, one, now)
+            credential, secret_id = credentials.add_credential(connection, new, most, scribe)
+            deposits.add_secret_key(
+                connection, secret_id, new.account_id, scribe, key=key, opened=opened, tokens=tokens
+            )
+            return credential
+
+    def rotate(
+        self,
+        public_id: str,
+        new: NewSecret,
+        until: datetime,
+        key: AppKey | None = None,
+        *,
+        opened: Sequence[tuple[Deposit, Wrap]] = (),
+        tokens: Sequence[Deposit] = (),
+    ) -> Credential:
+        """Give an app password a new secret; the former is valid until then. The rest is as of add_credential.
+
+        raises  StoreError if it is gone or revoked; SelectorTaken: draw again; RecipientsChanged: read again
+        """
+        scribe = self._scribe()
+        with self._write() as connection:
+            credential, secret_id = credentials.rotate(connection, public_id, new, until, scribe)
+            deposits.add_secret_key(
+                connection, secret_id, credential.account_id, scribe, key=key, opened=opened, tokens=tokens
+            )
             return credential
 
     def credentials(self, account_id: int | None) -> list[Credential]:
@@ -191,22 +265,30 @@ class Store:
     def set_credential_states(self, public_ids: Sequence[str], state: CredentialState) -> list[Credential]:
         """Suspend, resume or revoke. What changes raises its generation, and the revision."""
         with self._write() as connection:
-            return credentials.set_states(connection, public_ids, state, self._clock())
+            return credentials.set_states(connection, public_ids, state, self._scribe())
 
-    def find_login(self, name: str, selector: str) -> LoginRow | None:
-        """Everything that one login needs, in one SELECT; None if nobody logs in by this name."""
+    def find_login(self, name: str, selector: str, protocol: str = "", worker_id: str = "") -> LoginRow | None:
+        """Everything that one login needs, in one SELECT; None if nobody logs in by this name.
+
+        protocol, worker_id     for the number of the mailbox's sessions elsewhere: at that protocol, of other workers
+        """
         with self._read() as connection:
-            return credentials.find_login(connection, name, selector)
+            return credentials.find_login(
+                connection, name, selector, protocol=protocol, worker_id=worker_id, now=self._clock()
+            )
 
     def replace_phc(self, secret_id: int, old: str, new: str) -> bool:
         """Keep a better hash of the same password; False if the row holds another than `old` by now."""
         with self._write() as connection:
             return credentials.replace_phc(connection, secret_id, old, new)
 
-    def record_uses(self, uses: Sequence[Use]) -> None:
-        """Note last uses, in one transaction; an older use never replaces a newer one."""
+    def record_uses(self, uses: Sequence[Use], *, is_told: bool = False) -> None:
+        """Note last uses, in one transaction; an older use never replaces a newer one. The audit gets what is new.
+
+        is_told whether an alert is to be sent of a use from a new network
+        """
         with self._write() as connection:
-            credentials.record_uses(connection, uses)
+            credentials.record_uses(connection, uses, self._scribe(), is_told=is_told)
 
     # Upstream secrets
 
@@ -217,7 +299,7 @@ class Store:
     def put_deposit(self, deposit: Deposit) -> None:
         """Keep a deposit from outside. A new way in also outdates a refresh that is under way. See deposits."""
         with self._write() as connection:
-            deposits.put_deposit(connection, deposit, self._clock())
+            deposits.put_deposit(connection, deposit, self._scribe())
 
     def put_tokens(self, account_id: int, fence: int, tokens: Sequence[Deposit]) -> bool:
         """Keep what a refresh gave, if the lease still has this fence; else nothing is written and it is False."""
@@ -252,7 +334,7 @@ class Store:
 
     def add_master(self, key: MasterKey) -> None:
         with self._write() as connection:
-            recipients.add_master(connection, key)
+            recipients.add_master(connection, key, self._scribe())
 
     def masters(self) -> list[MasterKey]:
         """The masters' public halves, newest first."""
@@ -282,7 +364,7 @@ class Store:
     def drop_master(self, key_id: str) -> int:
         """Forget a master. Returns how many wraps and app keys are still under it: with any, nothing is done."""
         with self._write() as connection:
-            return recipients.drop_master(connection, key_id)
+            return recipients.drop_master(connection, key_id, self._scribe())
 
     # What live sessions and fronts look at
 
@@ -306,33 +388,3 @@ class Store:
             return
         with self._write() as connection:
             revisions.put_extensions(connection, upstream, protocol, words, self._clock())
-
-    # What runs by itself
-
-    def upheld_accounts(self, ids: Collection[int]) -> list[Account]:
-        """Those of these accounts whose tokens may be renewed in the background. See upkeep, here and below."""
-        with self._read() as connection:
-            return upkeep.upheld_accounts(connection, ids)
-
-    def failing_accounts(self, limit: int) -> list[Account]:
-        with self._read() as connection:
-            return upkeep.failing_accounts(connection, limit)
-
-    def idle_accounts(self, before: datetime, limit: int) -> list[Account]:
-        """Accounts whose refresh token nobody used since then."""
-        with self._read() as connection:
-            return upkeep.idle_accounts(connection, before, limit)
-
-    def accounts_to_tell_of(self) -> list[tuple[Account, Told | None]]:
-        """Accounts in trouble and those that people believe to be, each with what they were told."""
-        with self._read() as connection:
-            return upkeep.accounts_to_tell_of(connection)
-
-    def upstreams_told_of(self) -> dict[str, Told]:
-        with self._read() as connection:
-            return upkeep.upstreams_told_of(connection)
-
-    def replace_told(self, subject: str, account_id: int | None, former: Told | None, new: Told | None) -> bool:
-        """Claim the telling of a change, or take the claim back; False if it is somebody else's."""
-        with self._write() as connection:
-            return upkeep.replace_told(connection, subject, account_id, former, new)

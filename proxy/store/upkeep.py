@@ -10,6 +10,7 @@ from sqlalchemy import Connection, Select, delete, func, insert, or_, select, up
 from sqlalchemy.exc import IntegrityError
 
 from proxy.store.accounts import ACCOUNT_COLUMNS
+from proxy.store.engine import Database
 from proxy.store.revisions import IDS_AT_ONCE
 from proxy.store.rows import Account, AccountState, Purpose, TokenState, Told
 from proxy.store.schema import account, deposit, told
@@ -29,6 +30,41 @@ _has_grant = (
 _upheld: Select[Any] = select(*ACCOUNT_COLUMNS).where(
     account.c.state == AccountState.ACTIVE, account.c.sealed.is_(False)
 )
+
+
+class Upkeep:
+    """A part of Store."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+
+    def upheld_accounts(self, ids: Collection[int]) -> list[Account]:
+        """Those of these accounts whose tokens may be renewed in the background. See the functions below."""
+        with self._database.read() as connection:
+            return upheld_accounts(connection, ids)
+
+    def failing_accounts(self, limit: int) -> list[Account]:
+        with self._database.read() as connection:
+            return failing_accounts(connection, limit)
+
+    def idle_accounts(self, before: datetime, limit: int) -> list[Account]:
+        """Accounts whose refresh token nobody used since then."""
+        with self._database.read() as connection:
+            return idle_accounts(connection, before, limit)
+
+    def accounts_to_tell_of(self) -> list[tuple[Account, Told | None]]:
+        """Accounts in trouble and those that people believe to be, each with what they were told."""
+        with self._database.read() as connection:
+            return accounts_to_tell_of(connection)
+
+    def upstreams_told_of(self) -> dict[str, Told]:
+        with self._database.read() as connection:
+            return upstreams_told_of(connection)
+
+    def replace_told(self, subject: str, account_id: int | None, former: Told | None, new: Told | None) -> bool:
+        """Claim the telling of a change, or take the claim back; False if it is somebody else's."""
+        with self._database.write() as connection:
+            return replace_told(connection, subject, account_id, former, new)
 
 
 def upheld_accounts(connection: Connection, ids: Collection[int]) -> list[Account]:

@@ -167,9 +167,9 @@ async def test_an_account_that_is_removed_under_a_renewal_harms_nobody(house: Ho
     for account, password in (ann, (bob, house.app_password(bob)[0])):
         await house.enter(account.email, password)
     house.clock.pass_s(LATE_S)
-    found = house.store.upheld_accounts([ann[0].id, bob.id])
+    found = house.store.upkeep.upheld_accounts([ann[0].id, bob.id])
     house.store.remove_account(ann[0].id)
-    house.store.upheld_accounts = lambda _: found  # type: ignore[method-assign]
+    house.store.upkeep.upheld_accounts = lambda _: found  # type: ignore[method-assign]
     await house.ahead.renew_due()
     assert house.kept(bob) == "refresh.bob@x.test.2"
 
@@ -197,7 +197,7 @@ async def test_a_refresh_token_unused_for_a_week_is_kept_alive(house: House, ann
 
 async def test_the_store_is_searched_now_and_then_only(house: House) -> None:
     await house.ahead.renew_due()
-    house.store.failing_accounts = lambda _: pytest.fail("so soon")  # type: ignore[method-assign]
+    house.store.upkeep.failing_accounts = lambda _: pytest.fail("so soon")  # type: ignore[method-assign]
     house.clock.pass_s(SWEEP_S - 1)
     await house.ahead.renew_due()
 
@@ -207,7 +207,7 @@ async def test_a_sealed_account_is_never_renewed_in_the_background(house: House)
     house.broker._held.note_use(account)
     with house.store._database.write() as connection:
         connection.execute(account_table.update().values(token_state="failing"))
-    assert (house.store.failing_accounts(9), house.store.upheld_accounts([account.id])) == ([], [])
+    assert (house.store.upkeep.failing_accounts(9), house.store.upkeep.upheld_accounts([account.id])) == ([], [])
     with pytest.raises(Refused) as caught:
         await house.broker.token(account, house.upstreams["mail"])
     assert caught.value.refusal is Refusal.NEEDS_CONSENT

@@ -23,8 +23,10 @@ NOW = datetime(2026, 11, 23, 12, 0, 0, 123456, tzinfo=UTC)
 COMMAND_S = 60
 EMPTY = """
 SET lock_timeout = '5s';
-DELETE FROM account; DELETE FROM recipient; DELETE FROM learned; UPDATE revision SET value = 1;
-ALTER SEQUENCE account_id_seq RESTART; ALTER SEQUENCE credential_id_seq RESTART; ALTER SEQUENCE secret_id_seq RESTART;
+DELETE FROM account; DELETE FROM recipient; DELETE FROM learned; DELETE FROM audit; DELETE FROM worker;
+UPDATE revision SET value = 1;
+ALTER SEQUENCE account_id_seq RESTART; ALTER SEQUENCE audit_id_seq RESTART;
+ALTER SEQUENCE credential_id_seq RESTART; ALTER SEQUENCE secret_id_seq RESTART;
 """
 
 

@@ -107,10 +107,10 @@ def test_newest_use_stays_whatever_the_order_of_batches(store, ann, scanner, new
     phone = store.add_credential(new_credential(ann, "phone"))
     early = LastUse(clock.now, "192.0.2.1", "imap", "mutt 2.2")
     late = LastUse(clock.pass_s(0.000001), "2001:db8::1", "smtp", "")
-    gone = Use(99, late)
+    gone = Use(99, late, "")
     before = store.revision()
-    store.record_uses([Use(scanner.id, late), gone, Use(phone.id, early), Use(scanner.id, early)])
-    store.record_uses([Use(scanner.id, early), Use(phone.id, late)])
+    store.record_uses([Use(scanner.id, late, ""), gone, Use(phone.id, early, ""), Use(scanner.id, early, "")])
+    store.record_uses([Use(scanner.id, early, ""), Use(phone.id, late, "")])
     store.record_uses([])
     assert store.credential(scanner.public_id).last_use == late
     assert store.find_login("ann", "s002").credential.last_use == late

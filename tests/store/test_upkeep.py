@@ -34,10 +34,10 @@ def test_idle_accounts_are_those_whose_grant_nobody_used_since_then(store, clock
         connection.exec_driver_sql(f"UPDATE account SET sealed = (1 = 1) WHERE id = {sealed.id}")
     clock.pass_s(3600)
     store.put_deposit(new_deposit(used, Purpose.ACCESS_TOKEN))  # by a refresh that did not rotate
-    assert ids(store.idle_accounts(clock(), 9)) == [oldest.id, idle.id]
-    assert ids(store.idle_accounts(clock(), 1)) == [oldest.id]
-    assert ids(store.idle_accounts(clock.pass_s(1), 9)) == [oldest.id, idle.id, used.id]
-    assert bare.id not in ids(store.idle_accounts(clock(), 9))
+    assert ids(store.upkeep.idle_accounts(clock(), 9)) == [oldest.id, idle.id]
+    assert ids(store.upkeep.idle_accounts(clock(), 1)) == [oldest.id]
+    assert ids(store.upkeep.idle_accounts(clock.pass_s(1), 9)) == [oldest.id, idle.id, used.id]
+    assert bare.id not in ids(store.upkeep.idle_accounts(clock(), 9))
 
 
 def test_upheld_and_failing_accounts_are_active_and_may_still_be_mended(store, clock):
@@ -55,40 +55,43 @@ def test_upheld_and_failing_accounts_are_active_and_may_still_be_mended(store, c
         store.set_token_state(account.id, state, "", clock.pass_s(1))
     store.set_account_state(disabled.id, AccountState.DISABLED)
     everybody = [*range(600), sealed.id]  # more than one SELECT takes
-    assert sorted(ids(store.upheld_accounts(everybody))) == [fresh.id, failing.id, longer.id]
-    assert store.upheld_accounts([]) == []
-    assert ids(store.failing_accounts(9)) == [longer.id, failing.id]
-    assert ids(store.failing_accounts(1)) == [longer.id]
+    assert sorted(ids(store.upkeep.upheld_accounts(everybody))) == [fresh.id, failing.id, longer.id]
+    assert store.upkeep.upheld_accounts([]) == []
+    assert ids(store.upkeep.failing_accounts(9)) == [longer.id, failing.id]
+    assert ids(store.upkeep.failing_accounts(1)) == [longer.id]
 
 
 def test_accounts_in_trouble_come_with_what_people_were_told(store, clock, ann):
     well = add(store, "bob")
     store.set_token_state(ann.id, TokenState.FAILING, "http_503", clock())
-    assert [(account.email, told) for account, told in store.accounts_to_tell_of()] == [(ann.email, None)]
-    assert store.replace_told(f"account:{well.id}", well.id, None, BAD)
-    assert {account.email: told for account, told in store.accounts_to_tell_of()} == {ann.email: None, well.email: BAD}
+    assert [(account.email, told) for account, told in store.upkeep.accounts_to_tell_of()] == [(ann.email, None)]
+    assert store.upkeep.replace_told(f"account:{well.id}", well.id, None, BAD)
+    assert {account.email: told for account, told in store.upkeep.accounts_to_tell_of()} == {
+        ann.email: None,
+        well.email: BAD,
+    }
     store.remove_account(well.id)
-    assert len(store.accounts_to_tell_of()) == 1
+    assert len(store.upkeep.accounts_to_tell_of()) == 1
 
 
 @pytest.mark.parametrize("account_id", [None, 1])
 def test_a_telling_is_claimed_once_and_only_in_place_of_what_was_told(store, ann, account_id):
     assert ann.id == 1
     claim = ("subject", account_id)
-    assert not store.replace_told(*claim, None, None)
-    assert not store.replace_told(*claim, BAD, WORSE)
-    assert store.replace_told(*claim, None, BAD)
-    assert not store.replace_told(*claim, None, BAD)
-    assert not store.replace_told(*claim, WORSE, None)
-    assert store.replace_told(*claim, BAD, WORSE)
-    assert not store.replace_told(*claim, BAD, None)
-    assert store.upstreams_told_of() == ({"subject": WORSE} if account_id is None else {})
-    assert store.replace_told(*claim, WORSE, None)
-    assert store.upstreams_told_of() == {}
+    assert not store.upkeep.replace_told(*claim, None, None)
+    assert not store.upkeep.replace_told(*claim, BAD, WORSE)
+    assert store.upkeep.replace_told(*claim, None, BAD)
+    assert not store.upkeep.replace_told(*claim, None, BAD)
+    assert not store.upkeep.replace_told(*claim, WORSE, None)
+    assert store.upkeep.replace_told(*claim, BAD, WORSE)
+    assert not store.upkeep.replace_told(*claim, BAD, None)
+    assert store.upkeep.upstreams_told_of() == ({"subject": WORSE} if account_id is None else {})
+    assert store.upkeep.replace_told(*claim, WORSE, None)
+    assert store.upkeep.upstreams_told_of() == {}
 
 
 def test_nobody_is_told_of_an_account_that_is_gone(store):
-    assert not store.replace_told("account:7", 7, None, BAD)
+    assert not store.upkeep.replace_told("account:7", 7, None, BAD)
 
 
 def test_of_many_that_claim_at_once_one_tells(store, ann):
@@ -97,7 +100,7 @@ def test_of_many_that_claim_at_once_one_tells(store, ann):
 
     def claim() -> None:
         barrier.wait(5)
-        won.append(store.replace_told(f"account:{ann.id}", ann.id, None, BAD))
+        won.append(store.upkeep.replace_told(f"account:{ann.id}", ann.id, None, BAD))
 
     threads = [threading.Thread(target=claim) for _ in range(8)]
     for thread in threads:

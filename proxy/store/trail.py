@@ -1,0 +1,55 @@
+"""Trail: the audit's part of Store, and the housekeeping that lets go of what is old."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from datetime import datetime, timedelta
+
+from proxy.store import audit, recipients
+from proxy.store.audit import Scribe
+from proxy.store.audit_rows import Actor, Entry, Refusals, Wanted
+from proxy.store.engine import Database
+
+
+class Trail:
+    """What happened, who did it, and for how long that is kept. Management verbs write their own entries."""
+
+    def __init__(self, database: Database, clock: Callable[[], datetime], actor: Actor) -> None:
+        self._database = database
+        self._clock = clock
+        self._actor = actor
+
+    def entries(self, wanted: Wanted, after: int, limit: int) -> list[Entry]:
+        """A page of what fits, oldest first: those with an id beyond `after`."""
+        with self._database.read() as connection:
+            return audit.entries(connection, wanted, after, limit)
+
+    def record_refusals(self, refusals: Sequence[Refusals]) -> None:
+        with self._database.write() as connection:
+            Scribe(self._actor, self._clock()).note_refusals(connection, refusals)
+
+    def commands_of(self, node: str, since: datetime) -> list[Entry]:
+        """What commands and the web page did on this node since then."""
+        with self._database.read() as connection:
+            return audit.commands_of(connection, node, since)
+
+    def untold(self, limit: int) -> list[Entry]:
+        """Entries of which an alert is to be sent."""
+        with self._database.read() as connection:
+            return audit.untold(connection, limit)
+
+    def set_untold(self, entry_id: int, *, is_untold: bool) -> bool:
+        """Claim the telling of an entry (False) or give the claim back (True); False if somebody else has it."""
+        with self._database.write() as connection:
+            return audit.set_untold(connection, entry_id, is_untold=is_untold)
+
+    def drop_old(self, keep: timedelta, keep_refusals: timedelta) -> int:
+        """Delete some of what is older than that. Returns how many rows; call it again until it is 0."""
+        now = self._clock()
+        with self._database.write() as connection:
+            return audit.drop_old(connection, now - keep, now - keep_refusals)
+
+    def drop_outlived_keys(self) -> int:
+        """Let secrets that `rotate` replaced open nothing any more once their time is over."""
+        with self._database.write() as connection:
+            return recipients.drop_outlived_keys(connection, Scribe(self._actor, self._clock()))
