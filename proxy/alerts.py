@@ -15,10 +15,12 @@ from collections import Counter
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from typing import Protocol
 
 from proxy.errors import StoreUnavailable
 from proxy.logs import Line
+from proxy.store.audit_rows import Entry
 from proxy.store.pool import StorePool
 from proxy.store.rows import Account, AccountState, TokenState, Told
 from proxy.store.store import Store
@@ -27,6 +29,7 @@ logger = logging.getLogger("gatepost.alerts")
 
 FAILING_FOR = timedelta(minutes=15)  # shorter trouble of a provider mends itself
 POLL_S = 5.0  # how late we notice what others wrote into the store
+USES_PER_ROUND = 50
 BREATH_S = 1.0  # between two rounds, however much happens
 PAUSES_S = (30.0, 600.0)  # after a failed telling: at first, doubled each time, at last
 REJECTED = "rejected"
@@ -156,6 +159,23 @@ class Alerts:
                 self._failures[change.subject] += 1
                 return False
             self._failures.pop(change.subject, None)
+        return await self._tell_of_uses()
+
+    async def _tell_of_uses(self) -> bool:
+        """Tell of app passwords that are used from new networks, each once. False if nobody took it."""
+        trail = self._store.trail
+        for entry in await self._pool.run(trail.untold, USES_PER_ROUND):
+            if not await self._pool.run(partial(trail.set_untold, entry.id, is_untold=False)):
+                continue  # another process tells it
+            is_told = False
+            try:
+                is_told = await self._deliver(self._text_of_use(entry))
+            finally:
+                if not is_told:
+                    await self._pool.run(partial(trail.set_untold, entry.id, is_untold=True))
+            if not is_told:
+                return False
+            logger.info("%s", Line("alert", account=entry.account, state=entry.cause, app_password=entry.app_password))
         return True
 
     async def _upstream_changes(self) -> list[_Change]:
@@ -230,6 +250,20 @@ class Alerts:
         else:
             self._accepted.discard(change.name)
             self._believed_rejected.discard(change.name)
+
+    def _text_of_use(self, entry: Entry) -> bytes:
+        fields = {
+            "event": entry.cause,
+            "account": entry.account,
+            "app_password": entry.app_password,
+            "name": entry.name,
+            "protocol": entry.protocol,
+            "address": entry.address,
+            "client": entry.detail,
+            "since": entry.at.isoformat(timespec="seconds"),
+            "node": self._node,
+        }
+        return json.dumps(fields).encode() + b"\n"
 
     def _text(self, change: _Change) -> bytes:
         """The alert on the wire; see hooks for the contract."""

@@ -18,7 +18,7 @@ from proxy.login_rules import OF_UPSTREAM
 from proxy.oauth import TokenBroker
 from proxy.oauth.app_only import is_app_only
 from proxy.oauth.held import Held
-from proxy.store.rows import Account, TokenState
+from proxy.store.rows import Account, LoginRow, TokenState
 from proxy.vault.sealed import OpenKey
 from proxy.wire.sasl import Bearer, Password, UpstreamCredential
 
@@ -49,17 +49,19 @@ class Dialler:
         self._refusals: dict[int, int] = {}  # in a row
 
     async def open(
-        self, account: Account, key: OpenKey | None, upstream: UpstreamConfig, protocol: Protocol, dial: Dial[C]
+        self, row: LoginRow, key: OpenKey | None, upstream: UpstreamConfig, protocol: Protocol, dial: Dial[C]
     ) -> tuple[C, Place]:
         """A connection that is logged in, and the place that it takes, to be left at the session's end.
 
+        row     as the login found it
         key     opens a sealed account; from the app password that logs in
         raises  Refused, StoreUnavailable
         """
+        account = row.account
         self._refuse_if_hopeless(account, upstream)
         # This may take long, so it comes before the line.
         held = None if upstream.auth == "password" else await self._broker.token(account, upstream, key)
-        place = await self._caps.place(upstream, account.upstream_user, protocol)
+        place = await self._caps.place(upstream, account.upstream_user, protocol, row.elsewhere)
         try:
             with place:
                 self._refuse_if_just_refused(account)  # to another login, while this one stood in line

@@ -69,16 +69,19 @@ class GatepostError(Exception):
 
 
 class Refused(GatepostError):
-    """A login ends here. `detail` and `user` are for the log: never a secret, never sent to the client.
+    """A login ends here. All but `refusal` is for log and audit: never a secret, never sent to the client.
 
-    user    the account's e-mail once the account is known, whatever name was typed
+    user            the account's e-mail once the account is known, whatever name was typed
+    app_password    public id of the one that was meant, as far as its selector tells; `name` is its name
     """
 
-    def __init__(self, refusal: Refusal, detail: str = "", *, user: str = "") -> None:
+    def __init__(self, refusal: Refusal, detail: str = "") -> None:
         super().__init__(f"{refusal.value}: {detail}" if detail else refusal.value)
         self.refusal = refusal
         self.detail = detail
-        self.user = user
+        self.user = ""
+        self.app_password = ""
+        self.name = ""
 
 
 class OperatorError(GatepostError):

@@ -7,10 +7,15 @@ The contract. An alert is one JSON object in UTF-8 on one line, with these texts
     {"event": "provider_client", "upstream": "office", "state": "rejected", "detail": "invalid_client/AADSTS7000222",
      "since": "...", "node": "mail1"}
 
+    {"event": "new_network", "account": "ann@example.com", "app_password": "4f0c9a1b2d", "name": "Scanner",
+     "protocol": "smtp", "address": "198.51.100.7", "client": "HP Scan", "since": "...", "node": "mail1"}
+
     event       "token_state", with "account": one mailbox; its state is "needs_consent", "upstream_refuses", "failing"
                 (for 15 minutes) or "fresh" (what was told before is over)
                 "provider_client", with "upstream": the client id or secret of [upstream.NAME.oauth2], for all its
                 mailboxes; its state is "rejected" or "accepted"
+                "new_network" (with [alerts] new_network = true): an app password was used, which was used before, but
+                never from this network; the address is the client's, and what it calls itself may be empty
     detail      the provider's error code, or what the mail server said; may be empty. Never a token or password
     since       when this state began, ISO 8601 in UTC
     node        the machine that tells; another one may have noticed

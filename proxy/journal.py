@@ -1,46 +1,69 @@
-"""Last used: remembered at each login, written to the store in batches, so that a login costs no write."""
+"""Last used, and first uses of a day: remembered at each login, written in batches, so that a login costs no write."""
 
 from __future__ import annotations
 
 import asyncio
 import logging
+from collections import OrderedDict
 from collections.abc import Awaitable, Callable, Sequence
+from datetime import date
 
 from proxy.errors import StoreUnavailable
 from proxy.logs import Line
 from proxy.store.rows import LastUse, Use
+from proxy.wire.addresses import neighbourhood
 
 logger = logging.getLogger("gatepost.journal")
 
 INTERVAL_S = 2.0  # what a crash may lose
+MAX_SIGHTED = 100_000  # (app password, address) pairs known to be in the audit of their day; about 20 MB
+MAX_PENDING = 200_000  # pairs not written yet, while the store is down; beyond it only their last use is kept
+
+_Place = tuple[int, str]  # app password, address
 
 
 class Journal:
-    """The latest use of each app password that is not in the store yet: bounded by their number."""
+    """The latest use of each app password from each address that is not in the store yet."""
 
-    def __init__(self, write: Callable[[Sequence[Use]], Awaitable[None]]) -> None:
+    def __init__(self, write: Callable[[Sequence[Use]], Awaitable[None]], *, interval_s: float = INTERVAL_S) -> None:
         self._write = write
-        self._pending: dict[int, LastUse] = {}
+        self._interval_s = interval_s
+        self._last: dict[int, LastUse] = {}
+        self._sightings: dict[_Place, LastUse] = {}  # the first of the day from each address
+        self._sighted: OrderedDict[_Place, date] = OrderedDict()
 
     def record(self, credential_id: int, use: LastUse) -> None:
-        self._pending[credential_id] = use
+        self._last[credential_id] = use
+        place = (credential_id, use.address)
+        if self._sighted.get(place) != use.at.date() and len(self._sightings) < MAX_PENDING:
+            self._sightings.setdefault(place, use)
 
     async def run(self) -> None:
-        """Write every INTERVAL_S until cancelled; call flush() once more after that."""
+        """Write every interval_s until cancelled; call flush() once more after that."""
         while True:
-            await asyncio.sleep(INTERVAL_S)
+            await asyncio.sleep(self._interval_s)
             await self.flush()
 
     async def flush(self) -> None:
         """Write what is pending; what can't be written now stays for the next time."""
-        if not self._pending:
+        if not self._last:
             return
-        batch, self._pending = self._pending, {}
+        last, self._last = self._last, {}
+        sightings, self._sightings = self._sightings, {}
+        uses = [Use(credential_id, use, neighbourhood(use.address)) for (credential_id, _), use in sightings.items()]
+        uses += [Use(credential_id, use, "") for credential_id, use in last.items()]
         try:
-            await self._write([Use(credential_id, use, "") for credential_id, use in batch.items()])
+            await self._write(uses)
         except BaseException as error:
             # Also when cancelled: a use that is written twice does no harm.
-            self._pending = batch | self._pending
+            self._last = last | self._last
+            self._sightings |= sightings
             if not isinstance(error, StoreUnavailable):
                 raise
-            logger.info("%s", Line("last_used_delayed", error=str(error), pending=len(self._pending)))
+            logger.info("%s", Line("last_used_delayed", error=str(error), pending=len(self._last)))
+            return
+        for place, use in sightings.items():
+            self._sighted[place] = use.at.date()
+            self._sighted.move_to_end(place)
+        while len(self._sighted) > MAX_SIGHTED:
+            self._sighted.popitem(last=False)

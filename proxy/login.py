@@ -23,6 +23,7 @@ from proxy.journal import Journal
 from proxy.login_rules import Wanted, judge
 from proxy.logs import Line
 from proxy.oauth import TokenBroker
+from proxy.refusals import Kind, RefusalLedger
 from proxy.sessions import Registry, Session
 from proxy.store.pool import StorePool
 from proxy.store.rows import Account, Credential, LastUse, LoginRow, SecretRow
@@ -80,7 +81,9 @@ class LoginService:
         broker: TokenBroker,
         registry: Registry,
         journal: Journal,
+        refusals: RefusalLedger,
         caps: Caps,
+        worker_id: str,
     ) -> None:
         self._upstreams = upstreams
         self._store = store
@@ -91,6 +94,8 @@ class LoginService:
         self._unlocker = Unlocker(store=store, pool=pool, hashes=hashes, cache=cache, broker=broker, queue_s=QUEUE_S)
         self._registry = registry
         self._journal = journal
+        self._refusals = refusals
+        self._worker_id = worker_id
         self._dialler = Dialler(broker=broker, caps=caps, do_later=self._do_later)
         self._fingerprints = Fingerprints()
         self._chores: set[asyncio.Task[None]] = set()
@@ -116,6 +121,7 @@ class LoginService:
             self._log(attempt, "ok", session=passage.session)
             return passage
         is_new = self._count(attempt, refused)
+        self._refusals.record(_kind(attempt, refused))
         self._log(attempt, "refused", refused=refused, level=logging.INFO if is_new else logging.DEBUG)
         await _wait_for_grid(attempt.started)
         raise refused
@@ -130,13 +136,13 @@ class LoginService:
         account, credential, secret = row.account, row.credential, row.secret
         assert credential is not None
         assert secret is not None
-        upstream = self._upstreams(account.upstream)
-        if upstream is None:
-            raise Refused(Refusal.WRONG_LISTENER, "the account's upstream is not configured", user=account.email)
         try:
-            connection, place = await self._dialler.open(account, key, upstream, attempt.protocol, dial)
+            upstream = self._upstreams(account.upstream)
+            if upstream is None:
+                raise Refused(Refusal.WRONG_LISTENER, "the account's upstream is not configured")
+            connection, place = await self._dialler.open(row, key, upstream, attempt.protocol, dial)
         except Refused as refused:
-            refused.user = account.email
+            _name(refused, row)
             raise
         session = _session(attempt, account, credential, secret, row.revision)
         session.on_gone = place.leave
@@ -162,12 +168,16 @@ class LoginService:
                 raise Refused(Refusal.HASH_QUEUE_FULL) from None
             ticket = None  # verified a moment ago: it will not hash
         try:
-            row, is_confirmed = await self._find(login, password, known)
-            await self._verify(row, password, known, ticket)
-            wanted = Wanted(attempt.protocol, attempt.peer, attempt.upstreams, login, _authzid(attempt))
-            if (refusal := judge(row, wanted, datetime.now(UTC))) is not None:
-                raise Refused(refusal, user=row.account.email)
-            key = await self._unlocker.key(row, password, known, ticket)
+            row, is_confirmed = await self._find(attempt, login, password, known)
+            try:
+                await self._verify(row, password, known, ticket)
+                wanted = Wanted(attempt.protocol, attempt.peer, attempt.upstreams, login, _authzid(attempt))
+                if (refusal := judge(row, wanted, datetime.now(UTC))) is not None:
+                    raise Refused(refusal)
+                key = await self._unlocker.key(row, password, known, ticket)
+            except Refused as refused:
+                _name(refused, row)
+                raise
         finally:
             if ticket is not None:
                 self._hashes.release(ticket)
@@ -180,7 +190,7 @@ class LoginService:
     ) -> None:
         """One argon2 verify, or none if this very secret was verified a moment ago."""
         if row.secret is None:
-            raise Refused(Refusal.WRONG_PASSWORD, "no such selector", user=row.account.email)
+            raise Refused(Refusal.WRONG_PASSWORD, "no such selector")
         if known is not None and known.is_for(row):
             return
         if ticket is None:
@@ -191,7 +201,7 @@ class LoginService:
         except TimeoutError:
             raise Refused(Refusal.HASH_QUEUE_FULL, "waited too long") from None
         if not is_right:
-            raise Refused(Refusal.WRONG_PASSWORD, user=row.account.email)
+            raise Refused(Refusal.WRONG_PASSWORD)
         self._rehash_if_outdated(row.secret, password)
 
     def _read(self, attempt: Attempt) -> tuple[str, AppPassword]:
@@ -209,10 +219,14 @@ class LoginService:
             raise Refused(Refusal.NOT_AN_APP_PASSWORD)
         return login, password
 
-    async def _find(self, login: str, password: AppPassword, known: Verified | None) -> tuple[LoginRow, bool]:
+    async def _find(
+        self, attempt: Attempt, login: str, password: AppPassword, known: Verified | None
+    ) -> tuple[LoginRow, bool]:
         """The store's row and True; or, while the store is down, the row it confirmed lately and False."""
         try:
-            row = await self._pool.run(self._store.find_login, login, password.selector)
+            row = await self._pool.run(
+                self._store.find_login, login, password.selector, attempt.protocol, self._worker_id
+            )
         except StoreUnavailable:
             if known is None:
                 raise
@@ -280,7 +294,7 @@ class LoginService:
             result=result,
             cause=refused.refusal.value if refused else None,
             detail=(refused.detail or None) if refused else None,
-            app_password=session.public_id if session else None,
+            app_password=session.public_id if session else (refused and refused.app_password) or None,
             mechanism=attempt.mechanism,
             client=attempt.client or None,
             ms=round(elapsed_s * 1000),
@@ -309,8 +323,27 @@ def _session(attempt: Attempt, account: Account, credential: Credential, secret:
         revision=revision,
         protocol=attempt.protocol,
         upstream=account.upstream,
+        upstream_user=account.upstream_user,
         peer=attempt.peer,
         client=attempt.client,
+    )
+
+
+def _name(refused: Refused, row: LoginRow) -> None:
+    """Note for log and audit which account and app password a refused login meant."""
+    refused.user = row.account.email
+    if row.credential is not None:
+        refused.app_password, refused.name = row.credential.public_id, row.credential.name
+
+
+def _kind(attempt: Attempt, refused: Refused) -> Kind:
+    return Kind(
+        account=refused.user or _name_for_log(attempt.credentials) or "",
+        app_password=refused.app_password,
+        name=refused.name,
+        protocol=attempt.protocol,
+        address=attempt.peer,
+        cause=refused.refusal.value,
     )
 
 

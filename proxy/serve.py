@@ -9,11 +9,13 @@ import asyncio
 import contextlib
 import logging
 import os
+import secrets
 import signal
 import socket
 import ssl
 from collections.abc import AsyncIterator, Callable, Coroutine
 from dataclasses import dataclass
+from functools import partial
 from time import monotonic
 
 from proxy.alerts import Alerts
@@ -28,13 +30,19 @@ from proxy.edge.smtp import SmtpFront
 from proxy.edge.tls import client_context, server_context, slim_buffers
 from proxy.errors import Answer, ConfigError
 from proxy.hooks import Hooks
+from proxy.housekeeping import AuditLog, Housekeeper
 from proxy.journal import Journal
 from proxy.login import LoginService
 from proxy.logs import Line, configure
 from proxy.oauth import TokenBroker, TokenClient
 from proxy.oauth.ahead import Ahead
+from proxy.publishing import Publisher
+from proxy.refusals import RefusalLedger
 from proxy.sessions import Registry
+from proxy.store.audit_rows import SYSTEM, Actor
+from proxy.store.hints import hints
 from proxy.store.pool import StorePool
+from proxy.store.rows import Seat
 from proxy.store.store import Store
 from proxy.throttle import Throttle
 from proxy.vault.cache import VerifyCache
@@ -143,6 +151,9 @@ async def build(
 ) -> Server:
     """Wire the parts together; what must be closed is left to `stack`, in the order that closing needs."""
     limits = config.limits
+    hostname = socket.gethostname()
+    seat = Seat(secrets.token_hex(8), hostname, 0)
+    store = store.acting(Actor(SYSTEM, seat.node, worker=seat.number))
     pool = StorePool(store)
     stack.callback(pool.close)
     hashes = HashPool(
@@ -150,19 +161,26 @@ async def build(
         queue=limits.hash_queue,
     )
     stack.callback(hashes.close)
-    journal = Journal(lambda uses: pool.run(store.record_uses, uses))
+    record_uses = partial(store.record_uses, is_told=config.alerts.new_network)
+    journal = Journal(lambda uses: pool.run(record_uses, uses), interval_s=config.audit.flush_s)
     stack.push_async_callback(journal.flush)
+    refusals = RefusalLedger(
+        lambda rows: pool.run(store.trail.record_refusals, rows), interval_s=config.audit.flush_s, clock=monotonic
+    )
+    stack.push_async_callback(refusals.close)
     token_client = TokenClient(client_context)
-    hostname = socket.gethostname()
     alerts = Alerts(store=store, pool=pool, deliver=Hooks(config.alerts).deliver, node=hostname)
     broker = TokenBroker(store=store, pool=pool, master=master, client=token_client, clock=monotonic, ear=alerts)
     stack.push_async_callback(broker.close)
     registry = Registry(
         read_revision=lambda: pool.run(store.revision),
         read_standings=lambda secret_ids: pool.run(store.standings, secret_ids),
+        read_kicked=lambda: pool.run(store.roster.kicked, seat),
     )
+    publisher = Publisher(seat=seat, registry=registry, store=store, pool=pool)
+    stack.push_async_callback(publisher.retire)
     ahead = Ahead(broker=broker, store=store, pool=pool, upstreams=config.upstreams.get, clock=monotonic)
-    caps = Caps()
+    caps = Caps(count_elsewhere=lambda *mailbox: pool.run(store.roster.sessions_elsewhere, seat, *mailbox))
     stack.callback(caps.close)
     login = LoginService(
         upstreams=config.upstreams.get,
@@ -179,12 +197,20 @@ async def build(
         broker=broker,
         registry=registry,
         journal=journal,
+        refusals=refusals,
         caps=caps,
+        worker_id=seat.id,
     )
     stack.push_async_callback(login.close)
     extensions = Extensions(store, pool)
     stack.push_async_callback(extensions.close)
     await extensions.load(config.upstreams)
+    loop = asyncio.get_running_loop()
+
+    def hint() -> None:
+        loop.call_soon_threadsafe(registry.hint)
+
+    stack.enter_context(hints(config.store.url, hint))
     house = House(
         hostname=hostname,
         login=login,
@@ -197,6 +223,10 @@ async def build(
     for task in (
         registry.watch(),
         journal.run(),
+        refusals.run(),
+        publisher.run(),
+        Housekeeper(store=store, pool=pool, audit=config.audit).run(),
+        AuditLog(store=store, pool=pool, node=seat.node).run(),
         extensions.probe_all(config),
         _sweep(config, registry),
         ahead.run(),

@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-from collections.abc import Awaitable, Callable, Iterator, Mapping
+from collections.abc import Awaitable, Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from enum import Enum
@@ -33,6 +33,7 @@ class End(Enum):
     UPSTREAM_LEFT = "upstream_left"
     IDLE = "idle"
     REVOKED = "revoked"  # revoked, suspended, expired, account disabled or removed
+    KICKED = "kicked"
     DRAINED = "drained"
     DEADLINE = "drain_deadline"
 
@@ -61,6 +62,7 @@ class Session:
     revision: int
     protocol: str
     upstream: str
+    upstream_user: str
     peer: str
     client: str
     since: datetime = field(default_factory=lambda: datetime.now(UTC))
@@ -85,18 +87,22 @@ class Registry:
         *,
         read_revision: Callable[[], Awaitable[int]],
         read_standings: Callable[[list[int]], Awaitable[Mapping[int, Standing]]],
+        read_kicked: Callable[[], Awaitable[Collection[str]]],
         watch_interval_s: float = WATCH_INTERVAL_S,
     ) -> None:
-        """The two functions read the store; both raise StoreUnavailable.
+        """The functions read the store; each raises StoreUnavailable.
 
         read_standings      secret ids to their standings; an id that is gone is missing from the answer
+        read_kicked         ids of sessions of this worker that an administrator wants to end
         """
         self._read_revision = read_revision
         self._read_standings = read_standings
+        self._read_kicked = read_kicked
         self._watch_interval_s = watch_interval_s
         self._sessions: dict[str, Session] = {}
         self._checked_revision = -1
         self._has_stale = False
+        self._hinted = asyncio.Event()
         self._emptied = asyncio.Event()
         self._emptied.set()
 
@@ -118,13 +124,20 @@ class Registry:
         if not self._sessions:
             self._emptied.set()
 
+    def hint(self) -> None:
+        """The store seems to have changed: look now. Only saves time; the look itself is what counts."""
+        self._hinted.set()
+
     async def watch(self) -> None:
         """Run until cancelled: end what is no longer allowed. A store that is down ends nothing."""
         loop = asyncio.get_running_loop()
         next_expiry = loop.time() + EXPIRY_INTERVAL_S
         is_store_down = False
         while True:
-            await asyncio.sleep(self._watch_interval_s)
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(self._watch_interval_s):
+                    await self._hinted.wait()
+            self._hinted.clear()
             try:
                 revision = await self._read_revision()
                 is_expiry_due = loop.time() >= next_expiry
@@ -148,10 +161,13 @@ class Registry:
         if not sessions:
             return
         standings = await self._read_standings(sorted({session.secret_id for session in sessions}))
+        kicked = await self._read_kicked()
         now = datetime.now(UTC)
         for session in sessions:
             if not _may_go_on(session, standings.get(session.secret_id), now):
                 session.end(End.REVOKED)
+            elif session.id in kicked:
+                session.end(End.KICKED)
 
     async def drain(self, deadline: float) -> None:
         """End sessions as they fall quiet, the rest at `deadline` (loop time); returns when all are gone."""

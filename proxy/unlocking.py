@@ -57,19 +57,19 @@ class Unlocker:
         if known is not None and known.is_for(row):
             return self._cache.app_key(known, password)
         if ticket is None:
-            raise Refused(Refusal.HASH_QUEUE_FULL, user=row.account.email)
+            raise Refused(Refusal.HASH_QUEUE_FULL)
         assert row.secret is not None
         key = await self._pool.run(self._store.app_key, row.secret.id)
         if key is None:  # revoked in this instant
-            raise Refused(Refusal.REVOKED, "its app key is gone", user=row.account.email)
+            raise Refused(Refusal.REVOKED, "its app key is gone")
         try:
             locked = self._broker.unwrapped(key)
             async with asyncio.timeout(self._queue_s):
                 stretched = await self._hashes.stretched(ticket, locked.stretch, password)
             return unlocked(locked, stretched)
         except TimeoutError:
-            raise Refused(Refusal.HASH_QUEUE_FULL, "waited too long", user=row.account.email) from None
+            raise Refused(Refusal.HASH_QUEUE_FULL, "waited too long") from None
         except SealBroken as error:
             why = "key_unknown" if isinstance(error, NotForUs) else "altered"
             logger.error("%s", Line("seal_broken", user=row.account.email, cause=why, error=str(error)))  # noqa: TRY400
-            raise Refused(Refusal.NEEDS_CONSENT, "the app key cannot be opened", user=row.account.email) from None
+            raise Refused(Refusal.NEEDS_CONSENT, "the app key cannot be opened") from None

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import asyncio
 from datetime import datetime
+from functools import partial
 
 import pytest
 
 from proxy.alerts import Alerts
 from proxy.errors import Refused, StoreUnavailable, UpstreamError, UpstreamFault
-from proxy.store.rows import Account, AccountState, NewAccount, Purpose, TokenState
+from proxy.journal import Journal
+from proxy.store.rows import Account, AccountState, LastUse, NewAccount, Purpose, TokenState
 from tests.service.house import House, LogBook, until
 from tests.service.token_endpoint import answers, refuses
 
@@ -253,3 +255,34 @@ async def test_a_store_that_is_down_ends_nothing(house: House, ann: tuple[Accoun
     assert not running.done()
     running.cancel()
     await asyncio.wait([running])
+
+
+async def test_a_use_from_a_new_network_is_told_once_if_somebody_wants_to_know(
+    house: House, ann: tuple[Account, str]
+) -> None:
+    account, _ = ann
+    (credential,) = house.store.credentials(account.id)
+    wants = Journal(lambda uses: house.pool.run(partial(house.store.record_uses, is_told=True), uses))
+    for address in ("192.0.2.10", "192.0.2.200", "198.51.100.7", "2001:db8::1", "2001:db8::2"):
+        wants.record(credential.id, LastUse(house.clock.utc_now(), address, "smtp", "HP Scan"))
+        await wants.flush()
+    house.post.is_down = True
+    assert not await house.alerts.tell()  # nobody takes it: it is not lost
+    house.post.is_down = False
+    async with house.another() as elsewhere:
+        await asyncio.gather(house.alerts.tell(), elsewhere.alerts.tell())
+        alerts = house.post.alerts + elsewhere.post.alerts
+    assert sorted(alert["address"] for alert in alerts) == ["198.51.100.7", "2001:db8::1"]
+    (one,) = [alert for alert in alerts if alert["address"] == "198.51.100.7"]
+    assert {key: one[key] for key in one if key != "since"} == {
+        "event": "new_network",
+        "account": "ann@x.test",
+        "app_password": credential.public_id,
+        "name": credential.name,
+        "protocol": "smtp",
+        "address": "198.51.100.7",
+        "client": "HP Scan",
+        "node": "node1",
+    }
+    await house.alerts.tell()
+    assert len(house.post.alerts) <= 2

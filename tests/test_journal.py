@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Sequence
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 
 import pytest
@@ -22,6 +23,7 @@ class Book:
 
     def __init__(self) -> None:
         self.written: list[dict[int, LastUse]] = []
+        self.sighted: list[list[tuple[int, str, str]]] = []
         self.is_down = False
         self.during: asyncio.Event | None = None
         self.is_writing = asyncio.Event()
@@ -32,7 +34,8 @@ class Book:
             await self.during.wait()
         if self.is_down:
             raise StoreUnavailable("down")
-        self.written.append({one.credential_id: one.last_use for one in uses})
+        self.written.append({one.credential_id: one.last_use for one in uses if not one.network})
+        self.sighted.append([(one.credential_id, one.last_use.address, one.network) for one in uses if one.network])
 
 
 @pytest.fixture
@@ -82,3 +85,29 @@ async def test_a_shutdown_amid_a_write_loses_no_use(book: Book) -> None:
 async def test_nothing_new_costs_no_write(book: Book) -> None:
     await Journal(book.write).flush()
     assert not book.is_writing.is_set()
+
+
+async def test_the_first_use_of_a_day_from_an_address_is_written_once_with_its_network(book: Book) -> None:
+    journal = Journal(book.write)
+    for minute, address in ((0, "192.0.2.1"), (1, "192.0.2.1"), (2, "192.0.2.9"), (3, "2001:db8:1:2::3")):
+        journal.record(1, replace(use(minute), address=address))
+        await journal.flush()
+    assert book.sighted == [
+        [(1, "192.0.2.1", "192.0.2.0/24")], [], [(1, "192.0.2.9", "192.0.2.0/24")],
+        [(1, "2001:db8:1:2::3", "2001:db8:1::/48")],
+    ]  # fmt: skip
+    journal.record(1, use(24 * 60))
+    await journal.flush()
+    assert book.sighted[-1] == [(1, "192.0.2.1", "192.0.2.0/24")]
+
+
+async def test_a_first_use_that_cannot_be_written_is_written_later(book: Book) -> None:
+    journal = Journal(book.write)
+    journal.record(1, use(0))
+    book.is_down = True
+    await journal.flush()
+    journal.record(1, use(1))
+    book.is_down = False
+    await journal.flush()
+    assert book.sighted == [[(1, "192.0.2.1", "192.0.2.0/24")]]
+    assert book.written == [{1: use(1)}]

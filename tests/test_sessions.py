@@ -41,6 +41,7 @@ class Ledger:
 
     revision: int = 7
     standings: dict[int, Standing] = field(default_factory=dict)
+    kicked: set[str] = field(default_factory=set)
     is_down: bool = False
     reads: int = 0
     asked: asyncio.Event = field(default_factory=asyncio.Event)
@@ -50,6 +51,9 @@ class Ledger:
         if self.is_down:
             raise StoreUnavailable("down")
         return self.revision
+
+    async def read_kicked(self) -> set[str]:
+        return self.kicked
 
     async def read_standings(self, secret_ids: list[int]) -> Mapping[int, Standing]:
         self.reads += 1
@@ -64,7 +68,7 @@ def session(number: int = 1, **changes: object) -> Session:
     values: dict[str, object] = {
         "id": f"visit{number}", "account_id": 1, "email": "ann@x.test", "credential_id": 1, "public_id": "id1",
         "name": "scanner", "secret_id": number, "generation": 1, "revision": 7, "protocol": "imap",
-        "upstream": "mail", "peer": "192.0.2.1", "client": "",
+        "upstream": "mail", "upstream_user": "ann", "peer": "192.0.2.1", "client": "",
     }  # fmt: skip
     return Session(**{**values, **changes})
 
@@ -76,7 +80,12 @@ def ledger() -> Ledger:
 
 @pytest.fixture
 def registry(ledger: Ledger) -> Registry:
-    return Registry(read_revision=ledger.read_revision, read_standings=ledger.read_standings, watch_interval_s=0.002)
+    return Registry(
+        read_revision=ledger.read_revision,
+        read_standings=ledger.read_standings,
+        read_kicked=ledger.read_kicked,
+        watch_interval_s=0.002,
+    )
 
 
 @asynccontextmanager

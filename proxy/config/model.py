@@ -145,6 +145,16 @@ class AlertsConfig:
 
     command: tuple[str, ...] = ()  # program and arguments; the alert comes as JSON on its standard input
     webhook: str | None = field(default=None, repr=False)  # gets it by POST; such addresses often hold a secret
+    new_network: bool = False  # also of the first use of an app password from a network (IPv4 /24, IPv6 /48)
+
+
+@dataclass(frozen=True, slots=True)
+class AuditConfig:
+    """How long the audit is kept, and how much of last used and of refusals a crash may lose."""
+
+    keep_days: int = 400
+    keep_refusals_days: int = 30
+    flush_s: int = 2
 
 
 @dataclass(frozen=True, slots=True)
@@ -189,6 +199,7 @@ class Config:
     log: LogConfig = field(default_factory=LogConfig)
     workers: WorkersConfig = field(default_factory=WorkersConfig)
     alerts: AlertsConfig = field(default_factory=AlertsConfig)
+    audit: AuditConfig = field(default_factory=AuditConfig)
     limits: LimitsConfig = field(default_factory=LimitsConfig)
 
     def upstreams_of(self, listener: ListenConfig) -> tuple[UpstreamConfig, ...]:

@@ -17,6 +17,7 @@ from proxy.config.address import is_loopback, listen_address, webhook
 from proxy.config.model import (
     PROTOCOLS,
     AlertsConfig,
+    AuditConfig,
     Config,
     KeysConfig,
     LimitsConfig,
@@ -33,7 +34,7 @@ from proxy.config.upstream import upstreams_of
 from proxy.errors import ConfigError
 
 MAX_FILE_BYTES = 1_048_576  # ten thousand upstreams fit; anything longer is the wrong file
-_SECTIONS = ("store", "keys", "tls", "listen", "upstream", "alerts", "log", "workers", "limits")
+_SECTIONS = ("store", "keys", "tls", "listen", "upstream", "alerts", "audit", "log", "workers", "limits")
 _WEEK_S = 604_800
 _TLS_MINIMUM: tuple[Literal["1.2", "1.3"], ...] = ("1.2", "1.3")
 _LEVELS: tuple[Literal["debug", "info", "warning"], ...] = ("debug", "info", "warning")
@@ -78,6 +79,7 @@ def load(path: Path) -> Config:
         log=_log(top),
         workers=_workers(top),
         alerts=_alerts(top),
+        audit=_audit(top),
         limits=_limits(top),
     )
 
@@ -193,14 +195,26 @@ def _listener(table: Table, upstreams: Mapping[str, UpstreamConfig]) -> ListenCo
 
 
 def _alerts(top: Table) -> AlertsConfig:
-    table = top.table("alerts", ("command", "webhook"))
+    table = top.table("alerts", ("command", "webhook", "new_network"))
     command = table.words("command")
     if command is not None:
         if "/" not in command[0]:
             # Which program a bare name is depends on PATH, and services are started with another one than shells.
             raise table.error("command", "does not start with a file name", "write the program with its path")
         command = (str(table.file.parent / command[0]), *command[1:])
-    return AlertsConfig(command or (), table.parsed("webhook", webhook))
+    new_network = table.flag("new_network", default=AlertsConfig().new_network)
+    return AlertsConfig(command or (), table.parsed("webhook", webhook), new_network)
+
+
+def _audit(top: Table) -> AuditConfig:
+    table = top.table("audit", ("keep_days", "keep_refusals_days", "flush_s"))
+    default = AuditConfig()
+    keep_days = table.number("keep_days", default.keep_days, 1, 36_500)
+    return AuditConfig(
+        keep_days,
+        table.number("keep_refusals_days", min(default.keep_refusals_days, keep_days), 1, 36_500),
+        table.number("flush_s", default.flush_s, 1, 60),
+    )
 
 
 def _log(top: Table) -> LogConfig:

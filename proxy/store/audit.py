@@ -15,6 +15,7 @@ from proxy.store.rows import Use
 from proxy.store.schema import account, audit, credential, sighting
 
 DELETED_AT_ONCE = 1000  # rows of one transaction of housekeeping
+AT_A_LOOK = 10_000  # entries that a node's log takes from one minute
 
 _COLUMNS = (
     audit.c.at,
@@ -167,10 +168,11 @@ def entries(connection: Connection, wanted: Wanted, after: int, limit: int) -> l
     return _read(connection, query)
 
 
-def commands_of(connection: Connection, node: str, since: datetime) -> list[Entry]:
-    """What commands and the web page did on this node since then, oldest first: for the log of its service."""
-    query = select(*_COLUMNS).where(audit.c.at >= since, audit.c.node == node, audit.c.worker.is_(None))
-    return _read(connection, query.order_by(audit.c.id).limit(DELETED_AT_ONCE))
+def deeds_on(connection: Connection, node: str, since: datetime) -> list[Entry]:
+    """What was done on this node since then, oldest first, for its log: all but ordinary uses and refusals."""
+    is_login = audit.c.event.in_((Event.USED, Event.REFUSED)) & (audit.c.cause != NEW_NETWORK)
+    query = select(*_COLUMNS).where(audit.c.at >= since, audit.c.node == node, ~is_login)
+    return _read(connection, query.order_by(audit.c.id).limit(AT_A_LOOK))
 
 
 def untold(connection: Connection, limit: int) -> list[Entry]:

@@ -28,10 +28,10 @@ class Trail:
         with self._database.write() as connection:
             Scribe(self._actor, self._clock()).note_refusals(connection, refusals)
 
-    def commands_of(self, node: str, since: datetime) -> list[Entry]:
-        """What commands and the web page did on this node since then."""
+    def deeds_on(self, node: str, since: datetime) -> list[Entry]:
+        """What was done on this node since then, but for ordinary logins: what its log is told of."""
         with self._database.read() as connection:
-            return audit.commands_of(connection, node, since)
+            return audit.deeds_on(connection, node, since)
 
     def untold(self, limit: int) -> list[Entry]:
         """Entries of which an alert is to be sent."""

@@ -219,6 +219,7 @@ def make_session(protocol: Protocol = "imap", **changes: Any) -> Session:
     values: dict[str, Any] = {
         "id": "s1", "account_id": 1, "email": "ann@example.org", "credential_id": 1, "public_id": "p1", "name": "phone",
         "secret_id": 1, "generation": 1, "revision": 1, "protocol": protocol, "upstream": "scripted",
+        "upstream_user": "ann",
         "peer": "127.0.0.1", "client": "",
     }  # fmt: skip
     return Session(**{**values, **changes})
@@ -230,6 +231,10 @@ async def no_revision() -> int:
 
 async def no_standings(_: list[int]) -> dict[int, Any]:
     return {}
+
+
+async def none_kicked() -> set[str]:
+    return set()
 
 
 def make_house(registry: Registry, guests: Guests, **changes: Any) -> House:
@@ -297,7 +302,7 @@ async def staged(
         await upstream.send(b"*")
         assert await soon(greeting) == b"*"
 
-        registry = Registry(read_revision=no_revision, read_standings=no_standings)
+        registry = Registry(read_revision=no_revision, read_standings=no_standings, read_kicked=none_kicked)
         guests = Guests(connections=10, waiting_per_address=10)
         listener_config = ListenConfig(protocol, "127.0.0.1", 0, Tls.IMPLICIT if tls else Tls.NONE, ("scripted",))
         visit = Visit(make_house(registry, guests), listener_config, "127.0.0.1")

@@ -28,10 +28,13 @@ from proxy.login import Attempt, LoginService, Passage
 from proxy.logs import JsonFormat, TextFormat
 from proxy.oauth import TokenBroker, TokenClient
 from proxy.oauth.ahead import Ahead
+from proxy.publishing import Publisher
+from proxy.refusals import RefusalLedger
 from proxy.secret import Secret, SecretSource
 from proxy.sessions import Registry
+from proxy.store.engine import Database
 from proxy.store.pool import StorePool
-from proxy.store.rows import Account, Credential, Deposit, LoginRow, NewAccount, NewCredential, Purpose
+from proxy.store.rows import Account, Credential, Deposit, LoginRow, NewAccount, NewCredential, Purpose, Seat
 from proxy.store.store import Store
 from proxy.throttle import Throttle
 from proxy.vault.apppassword import ALPHABET, LENGTH, AppPassword, generate, parse
@@ -90,12 +93,12 @@ class FragileStore(Store):
     lookups = 0
     gate: threading.Event | None = None  # what find_login waits for
 
-    def __init__(self, *args: Any, **more: Any) -> None:
-        super().__init__(*args, **more)
+    def __init__(self, database: Database, *args: Any, **more: Any) -> None:
+        read, write = database.read, database.write
+        database.read = lambda: self._unless_down(read)  # type: ignore[method-assign]
+        database.write = lambda: self._unless_down(write)  # type: ignore[method-assign]
+        super().__init__(database, *args, **more)
         self.is_waiting = threading.Event()
-        read, write = self._read, self._write
-        self._read = lambda: self._unless_down(read)
-        self._write = lambda: self._unless_down(write)
 
     @contextmanager
     def _unless_down(self, begin: Callable[[], AbstractContextManager[Connection]]) -> Iterator[Connection]:
@@ -104,9 +107,9 @@ class FragileStore(Store):
         with begin() as connection:
             yield connection
 
-    def find_login(self, name: str, selector: str) -> LoginRow | None:
+    def find_login(self, name: str, selector: str, protocol: str = "", worker_id: str = "") -> LoginRow | None:
         self.lookups += 1
-        row = super().find_login(name, selector)
+        row = super().find_login(name, selector, protocol, worker_id)
         if self.gate is not None:
             self.is_waiting.set()
             assert self.gate.wait(5)
@@ -215,6 +218,8 @@ class House:
     ahead: Ahead
     alerts: Alerts
     post: Post
+    publisher: Publisher
+    refusals: RefusalLedger
 
     def account(
         self, email: str = "ann@x.test", *aliases: str, upstream: str = "mail", token: str | None = None
@@ -327,14 +332,20 @@ async def _wired(
         alerts = Alerts(store=store, pool=pool, deliver=post.deliver, node="node1", now=clock.utc_now)
         broker = TokenBroker(store=store, pool=pool, master=master, client=client, clock=clock, ear=alerts)
         stack.push_async_callback(broker.close)
+        seat = Seat(f"worker{next(_numbers)}", "node1", 0)
         registry = Registry(
             read_revision=lambda: pool.run(store.revision),
             read_standings=lambda secret_ids: pool.run(store.standings, secret_ids),
+            read_kicked=lambda: pool.run(store.roster.kicked, seat),
         )
+        publisher = Publisher(seat=seat, registry=registry, store=store, pool=pool)
         journal = Journal(lambda uses: pool.run(store.record_uses, uses))
+        refusals = RefusalLedger(lambda rows: pool.run(store.trail.record_refusals, rows), interval_s=2, clock=clock)
         cache = VerifyCache(ttl_s=300, clock=clock)
         throttle = Throttle(wrong=10, wrong_network=100, window_s=600, clock=clock)
-        caps = Caps()
+        caps = Caps(
+            count_elsewhere=lambda *mailbox: pool.run(store.roster.sessions_elsewhere, seat, *mailbox), look_s=0.01
+        )
         stack.callback(caps.close)
         ahead = Ahead(broker=broker, store=store, pool=pool, upstreams=upstreams.get, clock=clock)
         login = LoginService(
@@ -347,12 +358,15 @@ async def _wired(
             broker=broker,
             registry=registry,
             journal=journal,
+            refusals=refusals,
             caps=caps,
+            worker_id=seat.id,
         )
         stack.push_async_callback(login.close)
         yield House(
             url, master, endpoint, store, pool, hasher, hashes, cache, throttle, broker, registry, journal, login,
             upstreams, Upstream(), clock, secrets, caps, ahead, alerts, post,
+            publisher, refusals,
         )  # fmt: skip
 
 

@@ -152,11 +152,17 @@ def test_entries_are_found_by_account_time_and_event_page_by_page(store, ann, sc
     assert [one.event for one in store.trail.entries(ALL, first[-1].id, 2)] == [Event.REVOKED]
 
 
-def test_what_commands_did_on_a_node_is_told_apart_from_its_workers(store, ann, clock):
+def test_what_was_done_on_a_node_is_told_without_its_ordinary_logins(store, ann, scanner, clock):
+    here = store.acting(Actor("system", "mail1", worker=0))
     store.acting(Actor("cli:root", "mail1")).set_account_state(ann.id, AccountState.DISABLED)
-    store.acting(Actor("system", "mail1", worker=0)).set_account_state(ann.id, AccountState.ACTIVE)
-    store.acting(Actor("cli:root", "mail2")).set_account_state(ann.id, AccountState.DISABLED)
-    assert [one.event for one in store.trail.commands_of("mail1", clock.now)] == [Event.ACCOUNT_DISABLED]
+    store.acting(Actor("cli:root", "mail2")).set_account_state(ann.id, AccountState.ACTIVE)
+    here.trail.record_refusals([Refusals(clock.now, clock.now, "", "", "", "imap", "192.0.2.7", "unknown_user", 1)])
+    here.record_uses([use(scanner, "192.0.2.7", "192.0.2.0/24", clock)])
+    clock.pass_s(1)
+    here.record_uses([use(scanner, "198.51.100.1", "198.51.100.0/24", clock)])
+    found = store.trail.deeds_on("mail1", clock.now - timedelta(seconds=5))
+    assert [(one.event, one.cause) for one in found] == [(Event.ACCOUNT_DISABLED, ""), (Event.USED, NEW_NETWORK)]
+    assert [one.event for one in store.trail.deeds_on("mail1", clock.now)] == [Event.USED]
 
 
 def test_old_entries_go_refusals_first_and_sightings_with_them(store, ann, scanner, clock):

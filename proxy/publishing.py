@@ -1,0 +1,84 @@
+"""What this worker tells all others of its live sessions: a batch a second at most, under a lease.
+
+Nothing is lost by a store that is down: the difference to what it knows is told when it answers again, and a store
+that has forgotten this worker meanwhile is told all.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Iterable
+from time import monotonic
+
+from proxy.errors import StoreUnavailable
+from proxy.logs import Line
+from proxy.sessions import Registry, Session
+from proxy.store.pool import StorePool
+from proxy.store.rows import LiveSession, Seat
+from proxy.store.store import Store
+
+logger = logging.getLogger("gatepost.sessions")
+
+INTERVAL_S = 1.0  # between two batches
+RENEW_S = 5.0  # the lease, if nothing changed: a third of store.roster.LEASE
+
+
+class Publisher:
+    """Keeps the store's list of this worker's sessions. One per worker, its run() a task of serve."""
+
+    def __init__(self, *, seat: Seat, registry: Registry, store: Store, pool: StorePool) -> None:
+        self._seat = seat
+        self._registry = registry
+        self._roster = store.roster
+        self._pool = pool
+        self._published: set[str] = set()
+        self._renew_at = 0.0
+
+    async def run(self) -> None:
+        """Publish until cancelled; retire() follows."""
+        while True:
+            try:
+                await self.publish()
+            except StoreUnavailable as error:  # the registry's watcher tells the operator
+                logger.debug("%s", Line("publishing_delayed", error=str(error)))
+            await asyncio.sleep(INTERVAL_S)
+
+    async def publish(self) -> None:
+        """Tell what has changed, or renew the lease if that is due. Raises StoreUnavailable."""
+        sessions = {session.id: session for session in self._registry}
+        started, ended = sessions.keys() - self._published, self._published - sessions.keys()
+        if not (started or ended) and monotonic() < self._renew_at:
+            return
+        is_known = await self._publish((sessions[one] for one in started), ended)
+        if not is_known:
+            await self._publish(sessions.values(), ())
+        self._published = set(sessions)
+        self._renew_at = monotonic() + RENEW_S
+
+    async def _publish(self, started: Iterable[Session], ended: Iterable[str]) -> bool:
+        rows = [_row(session) for session in started]
+        return await self._pool.run(self._roster.publish, self._seat, rows, tuple(ended))
+
+    async def retire(self) -> None:
+        """The sessions have ended. A store that is down forgets them by itself."""
+        try:
+            await self._pool.run(self._roster.retire, self._seat)
+        except StoreUnavailable as error:
+            logger.debug("%s", Line("publishing_delayed", error=str(error)))
+
+
+def _row(session: Session) -> LiveSession:
+    return LiveSession(
+        id=session.id,
+        account_id=session.account_id,
+        email=session.email,
+        public_id=session.public_id,
+        name=session.name,
+        protocol=session.protocol,
+        upstream=session.upstream,
+        upstream_user=session.upstream_user,
+        address=session.peer,
+        client=session.client,
+        since=session.since,
+    )

@@ -1,0 +1,48 @@
+"""What one worker of a node does for all: old rows go, and the node's log has what was done there."""
+
+from __future__ import annotations
+
+import logging
+from datetime import UTC, datetime, timedelta
+
+from proxy.config import AuditConfig
+from proxy.housekeeping import AuditLog, Housekeeper
+from proxy.store.audit_rows import Actor, Event, Refusals, Wanted
+from proxy.store.rows import AccountState, Seat
+from tests.service.house import House, LogBook
+
+pytest_plugins = ("tests.service.plugin",)
+
+
+async def test_old_refusals_and_dead_workers_go_and_what_is_young_stays(house: House, book: LogBook) -> None:
+    now = datetime.now(UTC)
+    for days in (0, 31):
+        at = now - timedelta(days=days)
+        house.store.trail.record_refusals([Refusals(at, at, "", "", "", "imap", "192.0.2.7", f"{days} days ago", 1)])
+    past = house.store.acting(Actor("system"))
+    past.roster._clock = lambda: now - timedelta(hours=1)
+    past.roster.publish(Seat("dead", "node9", 3), [], [])
+    await house.publisher.publish()
+    await Housekeeper(store=house.store, pool=house.pool, audit=AuditConfig()).tidy()
+    left = house.store.trail.entries(Wanted(events=(Event.REFUSED,)), 0, 10)
+    assert [one.cause for one in left] == ["0 days ago"]
+    assert book.of(logging.INFO, "event=workers_forgotten", "count=1")
+    assert house.store.roster.publish(house.publisher._seat, [], [])  # this worker is known still
+
+
+async def test_what_commands_did_here_is_a_line_of_the_log_once(house: House, book: LogBook) -> None:
+    account = house.account()  # before the log begins
+    log = AuditLog(store=house.store, pool=house.pool, node="node1")
+    root = house.store.acting(Actor("cli:root", "node1"))
+    root.set_account_state(account.id, AccountState.DISABLED)
+    house.store.acting(Actor("cli:root", "node2")).set_account_state(account.id, AccountState.ACTIVE)
+    for _ in range(2):
+        await log.look()
+    root.add_alias(account.id, "printer", 5)
+    await log.look()
+    lines = book.of(logging.INFO, "event=audit")
+    assert [("act=account_disabled" in line, "act=alias_added" in line) for line in lines] == [
+        (True, False), (False, True),
+    ]  # fmt: skip
+    assert "actor=cli:root" in lines[0]
+    assert "user=ann@x.test" in lines[0]
