@@ -14,6 +14,7 @@ from tests.lab import Lab
 USERS = ("ann@example.test", "bob@example.test", "cy@example.test", "dee@example.test", "eve@example.test")
 # Mailboxes of tests/clients, which gives them accounts of its own making.
 CLIENT_USERS = ("client@example.test", "wrong@example.test")
+pytest_plugins = ("tests.postgresql",)
 _names = count(1)
 
 
