@@ -295,6 +295,18 @@ class House:
 
 @asynccontextmanager
 async def opened_house(url: str, directory: Path) -> AsyncIterator[House]:
+    """A house on a store without a master key."""
+    text, key = generate_master()
+    with_master = Store.open(url, migrate=False)
+    with_master.add_master(key)
+    with_master.close()
+    async with joined_house(url, text, directory) as house:
+        yield house
+
+
+@asynccontextmanager
+async def joined_house(url: str, master: Secret, directory: Path) -> AsyncIterator[House]:
+    """A house on a store that others use, too."""
     async with listening() as endpoint:
         (directory / "client.secret").write_text(CLIENT_SECRET)
         oauth2 = OAuth2Config(
@@ -305,12 +317,8 @@ async def opened_house(url: str, directory: Path) -> AsyncIterator[House]:
             "mail": UpstreamConfig("mail", **ends, oauth2=oauth2),
             "plain": UpstreamConfig("plain", **ends, auth="password"),
         }
-        text, key = generate_master()
-        with_master = Store.open(url, migrate=False)
-        with_master.add_master(key)
-        with_master.close()
-        secrets = {CLIENT_SECRET, text.reveal()}
-        async with _wired(url, load_master(text), endpoint, upstreams, secrets) as house:
+        secrets = {CLIENT_SECRET, master.reveal()}
+        async with _wired(url, load_master(master), endpoint, upstreams, secrets) as house:
             yield house
 
 
