@@ -3,6 +3,7 @@
 from proxy.config.model import (
     GRANTS,
     PROTOCOLS,
+    TLS_VERSIONS,
     AlertsConfig,
     Config,
     Endpoint,
@@ -13,11 +14,13 @@ from proxy.config.model import (
     LogConfig,
     MailboxLimits,
     Mechanism,
+    Network,
     OAuth2Config,
     Protocol,
     StoreConfig,
     Tls,
     TlsConfig,
+    TlsVersion,
     UpstreamConfig,
     WorkersConfig,
 )
@@ -25,6 +28,7 @@ from proxy.config.model import (
 __all__ = [
     "GRANTS",
     "PROTOCOLS",
+    "TLS_VERSIONS",
     "AlertsConfig",
     "Config",
     "Endpoint",
@@ -35,11 +39,13 @@ __all__ = [
     "LogConfig",
     "MailboxLimits",
     "Mechanism",
+    "Network",
     "OAuth2Config",
     "Protocol",
     "StoreConfig",
     "Tls",
     "TlsConfig",
+    "TlsVersion",
     "UpstreamConfig",
     "WorkersConfig",
 ]

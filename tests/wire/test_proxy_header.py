@@ -81,7 +81,7 @@ BAD: dict[str, bytes] = {
     "v1 port with a zero": b"PROXY TCP4 192.0.2.7 192.0.2.1 01 2\r\n",
     "v1 port out of range": b"PROXY TCP4 192.0.2.7 192.0.2.1 65536 2\r\n",
     "v1 port with a sign": b"PROXY TCP4 192.0.2.7 192.0.2.1 -1 2\r\n",
-    "v1 port in other digits": "PROXY TCP4 192.0.2.7 192.0.2.1 ١ 2\r\n".encode(),
+    "v1 port in other digits": "PROXY TCP4 192.0.2.7 192.0.2.1 \u0661 2\r\n".encode(),
     "v1 bare line feed": b"PROXY TCP4 192.0.2.7 192.0.2.1 1 2\nA1 NOOP\r\n",
     "v1 bare carriage return": b"PROXY TCP4 192.0.2.7 192.0.2.1 1 2\rA1 NOOP\r\n",
     "v1 one byte too long": WORST_LINE.replace(b" 65535\r", b" 655350\r"),
