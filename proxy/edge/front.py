@@ -33,7 +33,7 @@ class House:
     login: LoginService
     registry: Registry
     guests: Guests
-    tls_context: Callable[[], ssl.SSLContext | None]
+    tls_context: Callable[[ListenConfig], ssl.SSLContext | None]
     extensions: Callable[[ListenConfig], tuple[str, ...]]
     learn: Callable[[str, Protocol, tuple[str, ...]], None]  # upstream, protocol, what it offers after login
 
@@ -51,7 +51,7 @@ class Visit:
         self.peer = peer
         self.started = asyncio.get_running_loop().time()
         self.hostname = house.hostname
-        self.tls_context = house.tls_context()
+        self.tls_context = house.tls_context(listener)
         self.extensions = house.extensions(listener)
         self.refusing: Refusal | None = house.guests.arrive(self.id, peer)
         self._house = house

@@ -235,7 +235,7 @@ async def no_standings(_: list[int]) -> dict[int, Any]:
 def make_house(registry: Registry, guests: Guests, **changes: Any) -> House:
     values: dict[str, Any] = {
         "hostname": "gate.example", "login": cast("LoginService", None), "registry": registry, "guests": guests,
-        "tls_context": lambda: None, "extensions": lambda _: (), "learn": lambda *_: None,
+        "tls_context": lambda _: None, "extensions": lambda _: (), "learn": lambda *_: None,
     }  # fmt: skip
     return House(**{**values, **changes})
 
