@@ -300,7 +300,7 @@ async def staged(
         registry = Registry(read_revision=no_revision, read_standings=no_standings)
         guests = Guests(connections=10, waiting_per_address=10)
         listener_config = ListenConfig(protocol, "127.0.0.1", 0, Tls.IMPLICIT if tls else Tls.NONE, ("scripted",))
-        visit = Visit(make_house(registry, guests), listener_config, "127.0.0.1")
+        visit = Visit(make_house(registry, guests), listener_config, "127.0.0.1", "visit")
         session = make_session(protocol)
         registry.admit(session)
         stage = Stage(
