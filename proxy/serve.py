@@ -246,11 +246,10 @@ def _front_of(listener: ListenConfig) -> listen.FrontFactory:
     return lambda visit: SmtpFront(visit, asyncio.get_running_loop())
 
 
-def _tls_context(config: Config) -> Callable[[], ssl.SSLContext | None]:
-    if all(listener.tls is Tls.NONE for listener in config.listeners):
-        return lambda: None
-    context = server_context(config.tls)
-    return lambda: context
+def _tls_context(config: Config) -> Callable[[ListenConfig], ssl.SSLContext | None]:
+    minima = {listener.minimum_tls for listener in config.listeners if listener.tls is not Tls.NONE}
+    contexts = {minimum: server_context(config.tls, minimum) for minimum in minima}
+    return lambda listener: contexts.get(listener.minimum_tls)
 
 
 def _master(config: Config, store: Store) -> MasterPrivate:

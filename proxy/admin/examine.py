@@ -29,6 +29,8 @@ def local(config: Config, now: datetime) -> list[Finding]:
     """Look at everything that the configuration names on this host. Changes nothing, raises nothing expected."""
     findings = [_configuration(config)]
     findings += _clear_listeners(config)
+    findings += _legacy_listeners(config)
+    findings += _believing_listeners(config)
     if any(listener.tls is not Tls.NONE for listener in config.listeners):
         findings.append(_found("certificate", lambda: _certificate(config, now)))
     store, masters = _store(config)
@@ -81,6 +83,33 @@ def _clear_listeners(config: Config) -> list[Finding]:
         )
         for listener in config.listeners
         if listener.tls is Tls.NONE
+    ]
+
+
+def _legacy_listeners(config: Config) -> list[Finding]:
+    return [
+        Finding(
+            f"listener {listener.name} minimum_tls",
+            ok=True,
+            detail=f"takes TLS {listener.minimum_tls}, which can be broken, and it is not on loopback",
+            remedy="give old devices a listener on their own network, and let a firewall keep others from it",
+        )
+        for listener in config.listeners
+        if listener.minimum_tls in ("1.0", "1.1") and not is_loopback(listener.host)
+    ]
+
+
+def _believing_listeners(config: Config) -> list[Finding]:
+    return [
+        Finding(
+            f"listener {listener.name} proxy_protocol_from",
+            ok=True,
+            detail=f"{' and '.join(str(network) for network in everybody)} is everybody: whoever reaches this socket "
+            "can say that he comes from any address",
+            remedy="name the load balancers' own addresses",
+        )
+        for listener in config.listeners
+        if (everybody := [network for network in listener.proxy_protocol_from if not network.prefixlen])
     ]
 
 

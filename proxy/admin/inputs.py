@@ -6,13 +6,13 @@ or invisible characters get through here.
 
 from __future__ import annotations
 
-import ipaddress
 import re
 import unicodedata
 from collections.abc import Iterable, Sequence
 from datetime import UTC, datetime, timedelta
 
-from proxy.config import PROTOCOLS, Protocol, UpstreamConfig
+from proxy.config import PROTOCOLS, Network, Protocol, UpstreamConfig
+from proxy.config.address import BadAddress, network
 from proxy.errors import OperatorError
 from proxy.wire.names import canonical_login
 
@@ -22,7 +22,6 @@ MAX_ALIASES = 50
 MAX_NETWORKS = 50
 _MAX_REPEATED = 60  # characters of a wrong input that an error repeats
 
-_MAPPED = ipaddress.IPv6Network("::ffff:0:0/96")  # RFC 4291 2.5.5.2
 _PERIOD = re.compile(r"([0-9]{1,6})([hdw])", re.ASCII)
 _DATE = re.compile(r"[0-9]{4}-[0-9]{2}-[0-9]{2}(T[0-9]{2}:[0-9]{2}(:[0-9]{2})?(Z|[+-][0-9]{2}:[0-9]{2})?)?", re.ASCII)
 _HOURS = {"h": 1, "d": 24, "w": 168}
@@ -95,30 +94,19 @@ def networks(texts: Sequence[str]) -> tuple[str, ...]:
     """
     found: list[str] = []
     for text in texts:
-        network = str(_network(text))
-        if network not in found:
-            found.append(network)
+        canonical = str(_network(text))
+        if canonical not in found:
+            found.append(canonical)
     if len(found) > MAX_NETWORKS:
         raise OperatorError(f"{len(found)} networks are too many", f"give at most {MAX_NETWORKS}")
     return tuple(found)
 
 
-def _network(text: str) -> ipaddress.IPv4Network | ipaddress.IPv6Network:
-    remedy = "write it like 192.0.2.0/24, 192.0.2.7 or 2001:db8::/32"
+def _network(text: str) -> Network:
     try:
-        if "%" in text:
-            raise ValueError("an interface is no part of a network")
-        loose = ipaddress.ip_network(text.strip(), strict=False)
-    except ValueError:
-        raise OperatorError(f"{repeated(text)} is no network", remedy) from None
-    try:
-        network = ipaddress.ip_network(text.strip())
-    except ValueError:  # bits behind the prefix: a typo in either half, and we can't know in which
-        raise OperatorError(f"network {repeated(text)} has bits behind its prefix", f"did you mean {loose}?") from None
-    if isinstance(network, ipaddress.IPv6Network) and network.subnet_of(_MAPPED):
-        mapped = int(network.network_address) - int(_MAPPED.network_address)
-        return ipaddress.IPv4Network((mapped, network.prefixlen - _MAPPED.prefixlen))
-    return network
+        return network(text)
+    except BadAddress as error:
+        raise OperatorError(f"{repeated(text)} {error.what}", error.remedy) from None
 
 
 def expiry(text: str, now: datetime) -> datetime:

@@ -3,6 +3,7 @@
 from proxy.config.model import (
     GRANTS,
     PROTOCOLS,
+    TLS_VERSIONS,
     AlertsConfig,
     AuditConfig,
     Config,
@@ -14,11 +15,13 @@ from proxy.config.model import (
     LogConfig,
     MailboxLimits,
     Mechanism,
+    Network,
     OAuth2Config,
     Protocol,
     StoreConfig,
     Tls,
     TlsConfig,
+    TlsVersion,
     UpstreamConfig,
     WorkersConfig,
 )
@@ -26,6 +29,7 @@ from proxy.config.model import (
 __all__ = [
     "GRANTS",
     "PROTOCOLS",
+    "TLS_VERSIONS",
     "AlertsConfig",
     "AuditConfig",
     "Config",
@@ -37,11 +41,13 @@ __all__ = [
     "LogConfig",
     "MailboxLimits",
     "Mechanism",
+    "Network",
     "OAuth2Config",
     "Protocol",
     "StoreConfig",
     "Tls",
     "TlsConfig",
+    "TlsVersion",
     "UpstreamConfig",
     "WorkersConfig",
 ]

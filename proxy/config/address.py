@@ -1,4 +1,4 @@
-"""Addresses as the configuration writes them: where to listen, mail servers, endpoints on the web.
+"""Addresses as the configuration writes them: where to listen, networks, mail servers, endpoints on the web.
 
 Pure functions; each raises BadAddress with what is wrong and the remedy, and the reader adds file and key.
 """
@@ -8,9 +8,11 @@ from __future__ import annotations
 import ipaddress
 from urllib.parse import SplitResult, urlsplit
 
-from proxy.config.model import Endpoint, Protocol, Tls
+from proxy.config.model import Endpoint, Network, Protocol, Tls
 
 MAX_HOST = 253  # RFC 1035 2.3.4, written with dots
+
+_MAPPED = ipaddress.IPv6Network("::ffff:0:0/96")  # RFC 4291 2.5.5.2
 
 # RFC 8314 section 3: implicit TLS on ports of its own; the others start clear and have STARTTLS.
 _SERVERS: dict[Protocol, dict[str, tuple[int, Tls]]] = {
@@ -63,6 +65,24 @@ def is_loopback(host: str) -> bool:
         return False
     mapped = address.ipv4_mapped if isinstance(address, ipaddress.IPv6Address) else None
     return (mapped or address).is_loopback
+
+
+def network(text: str) -> Network:
+    """Read a network, CIDR; a bare address is a network of one. IPv4-mapped IPv6 becomes IPv4, as clients do."""
+    try:
+        if "%" in text:
+            raise ValueError("an interface is no part of a network")
+        loose = ipaddress.ip_network(text.strip(), strict=False)
+    except ValueError:
+        raise BadAddress("is no network", "write it like 192.0.2.0/24, 192.0.2.7 or 2001:db8::/32") from None
+    try:
+        found = ipaddress.ip_network(text.strip())
+    except ValueError:  # a typo in either half, and we can't know in which
+        raise BadAddress("has bits behind its prefix", f"did you mean {loose}?") from None
+    if isinstance(found, ipaddress.IPv6Network) and found.subnet_of(_MAPPED):
+        mapped = int(found.network_address) - int(_MAPPED.network_address)
+        return ipaddress.IPv4Network((mapped, found.prefixlen - _MAPPED.prefixlen))
+    return found
 
 
 def endpoint(text: str, protocol: Protocol) -> Endpoint:

@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import Enum
+from ipaddress import IPv4Network, IPv6Network
 from pathlib import Path
 from typing import Literal
 
@@ -20,6 +21,12 @@ PROTOCOLS: tuple[Protocol, ...] = ("imap", "smtp")
 # Gatepost in the name of each mailbox with a Google service account's key (RFC 7523 2.1).
 Grant = Literal["user", "client_credentials", "service_account"]
 GRANTS: tuple[Grant, ...] = ("user", "client_credentials", "service_account")
+
+Network = IPv4Network | IPv6Network  # canonical: without bits behind the prefix, IPv4-mapped IPv6 as IPv4
+
+# What a single listener may take. "1.0" and "1.1" are for devices that know nothing newer (RFC 8996 retires both).
+TlsVersion = Literal["1.0", "1.1", "1.2", "1.3"]
+TLS_VERSIONS: tuple[TlsVersion, ...] = ("1.0", "1.1", "1.2", "1.3")
 
 ANY_LOOPBACK_PORT = "http://127.0.0.1:0/"
 
@@ -57,7 +64,12 @@ class TlsConfig:
 
 @dataclass(frozen=True, slots=True)
 class ListenConfig:
-    """One listening socket. `upstreams` is never empty: the default is filled in."""
+    """One listening socket. `upstreams` is never empty: the default is filled in.
+
+    proxy_protocol_from     load balancers that must send a PROXY header, and may say by it who the client is; empty:
+                            nobody may
+    minimum_tls             None: that of [tls]
+    """
 
     protocol: Protocol
     host: str
@@ -65,6 +77,8 @@ class ListenConfig:
     tls: Tls
     upstreams: tuple[str, ...]
     insecure: bool = False
+    proxy_protocol_from: tuple[Network, ...] = ()
+    minimum_tls: TlsVersion | None = None
 
     @property
     def name(self) -> str:

@@ -1,7 +1,7 @@
 """Makes the frozen Config from gatepost.toml; owns every rule about what may stand in it.
 
-The tables [upstream.NAME] are upstream.py's. Reads one file and the presets it uses: certificates, keys and databases
-that it names are looked at by whoever needs them.
+The tables [upstream.NAME] are upstream.py's, the [[listen]] tables listener.py's. Reads one file and the presets it
+uses: certificates, keys and databases that it names are looked at by whoever needs them.
 """
 
 from __future__ import annotations
@@ -13,20 +13,17 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Literal
 
-from proxy.config.address import is_loopback, listen_address, webhook
+from proxy.config.address import webhook
+from proxy.config.listener import listeners_of
 from proxy.config.model import (
-    PROTOCOLS,
     AlertsConfig,
     AuditConfig,
     Config,
     KeysConfig,
     LimitsConfig,
-    ListenConfig,
     LogConfig,
     StoreConfig,
-    Tls,
     TlsConfig,
-    UpstreamConfig,
     WorkersConfig,
 )
 from proxy.config.table import Table, shown
@@ -71,7 +68,7 @@ def load(path: Path) -> Config:
     tls = _tls(top)
     return Config(
         path=file,
-        listeners=_listeners(top, upstreams, tls),
+        listeners=listeners_of(top, upstreams, tls),
         upstreams=upstreams,
         store=_store(top),
         keys=_keys(top),
@@ -144,54 +141,6 @@ def _tls(top: Table) -> TlsConfig:
         missing, there = ("certificate", "key") if tls.certificate is None else ("key", "certificate")
         raise table.error(missing, f"is missing beside {there}", "name both PEM files")
     return tls
-
-
-def _listeners(top: Table, upstreams: Mapping[str, UpstreamConfig], tls: TlsConfig) -> tuple[ListenConfig, ...]:
-    tables = top.tables("listen", ("protocol", "address", "tls", "upstreams", "insecure"))
-    if not tables:
-        raise top.error("listen", "is missing", "add a [[listen]] table with protocol, address and tls")
-    listeners: list[ListenConfig] = []
-    for table in tables:
-        listener = _listener(table, upstreams)
-        if listener.tls is not Tls.NONE and tls.certificate is None:
-            raise table.error(
-                "tls", "needs a certificate", "set certificate and key in [tls]; gatepost init makes a pair"
-            )
-        if listener.port and any((listener.host, listener.port) == (other.host, other.port) for other in listeners):
-            raise table.error("address", "is used by another [[listen]] already", "give each an address of its own")
-        listeners.append(listener)
-    return tuple(listeners)
-
-
-def _listener(table: Table, upstreams: Mapping[str, UpstreamConfig]) -> ListenConfig:
-    protocol = table.choice("protocol", PROTOCOLS, None)
-    address = table.parsed("address", listen_address)
-    if address is None:
-        raise table.missing("address", '"0.0.0.0:993"')
-    host, port = address
-    tls = Tls(table.choice("tls", [how.value for how in Tls], None))
-    insecure = table.flag("insecure", default=False)
-    if tls is Tls.NONE and not insecure and not is_loopback(host):
-        raise table.error(
-            "tls",
-            f'"none" on {host} would let passwords be overheard',
-            'use "implicit" or "starttls", listen on 127.0.0.1, or say insecure = true',
-        )
-    names = table.texts("upstreams")
-    if names is None:
-        names = tuple(name for name, upstream in upstreams.items() if upstream.endpoint(protocol))
-    for name in names:
-        upstream = upstreams.get(name)
-        if upstream is None:
-            known = ", ".join(upstreams)
-            raise table.error("upstreams", f"there is no [upstream.{shown(name)}]", f"add it, or use one of: {known}")
-        if upstream.endpoint(protocol) is None:
-            raise table.error(
-                "upstreams", f"[upstream.{name}] has no {protocol}", f"set its {protocol}, or leave it out here"
-            )
-    if not names:
-        raise table.error("upstreams", f"no upstream here has {protocol}", f"set {protocol} in an [upstream.NAME]")
-    return ListenConfig(protocol, host, port, tls, names, insecure)
 
 
 def _alerts(top: Table) -> AlertsConfig:

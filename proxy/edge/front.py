@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import secrets
 import ssl
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -33,7 +32,7 @@ class House:
     login: LoginService
     registry: Registry
     guests: Guests
-    tls_context: Callable[[], ssl.SSLContext | None]
+    tls_context: Callable[[ListenConfig], ssl.SSLContext | None]
     extensions: Callable[[ListenConfig], tuple[str, ...]]
     learn: Callable[[str, Protocol, tuple[str, ...]], None]  # upstream, protocol, what it offers after login
 
@@ -41,17 +40,17 @@ class House:
 class Visit:
     """One client connection, whichever protocol it speaks, from its accept to its end."""
 
-    def __init__(self, house: House, listener: ListenConfig, peer: str) -> None:
+    def __init__(self, house: House, listener: ListenConfig, peer: str, visit_id: str) -> None:
         """Count it in. `peer` is the client's address without port, an IPv4-mapped one as IPv4.
 
         refusing    set if the front must greet with BYE or 421 and close
         """
-        self.id = secrets.token_hex(6)
+        self.id = visit_id
         self.listener = listener
         self.peer = peer
         self.started = asyncio.get_running_loop().time()
         self.hostname = house.hostname
-        self.tls_context = house.tls_context()
+        self.tls_context = house.tls_context(listener)
         self.extensions = house.extensions(listener)
         self.refusing: Refusal | None = house.guests.arrive(self.id, peer)
         self._house = house

@@ -23,7 +23,7 @@ class Guests:
     def __init__(self, *, connections: int, waiting_per_address: int) -> None:
         self._connections = connections
         self._waiting_per_address = waiting_per_address
-        self._waiting: dict[str, tuple[str, Front | None]] = {}
+        self._waiting: dict[str, tuple[str | None, Front | None]] = {}  # peer, None as long as it is not known
         self._by_address: Counter[str] = Counter()
         self._total = 0
         self.is_closing = False
@@ -38,8 +38,16 @@ class Guests:
     def __len__(self) -> int:
         return self._total
 
+    def knock(self, visit_id: str) -> None:
+        """Count a connection whose client is not known yet: it is among all, and waits. Then it arrives, or leaves."""
+        self._total += 1
+        self._waiting[visit_id] = (None, None)
+        self.nobody_waits.clear()
+
     def arrive(self, visit_id: str, peer: str) -> Refusal | None:
         """Count a connection in. Returns why it must be refused, though it is counted all the same."""
+        if self._waiting.pop(visit_id, None) is not None:  # it knocked
+            self._total -= 1
         refusal = None
         if self.is_closing:
             refusal = Refusal.SHUTTING_DOWN

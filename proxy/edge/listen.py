@@ -1,7 +1,7 @@
 """The acceptor: one place where client connections come from, for every protocol.
 
-It binds, accepts, counts, does the TLS handshake of implicit-TLS listeners and hands the front a connection that is
-ready. Accepting never waits for hashing, DNS or an upstream.
+It binds, accepts, counts, has the PROXY header read where there must be one, does the TLS handshake of implicit-TLS
+listeners and hands the front a connection that is ready. Accepting never waits for hashing, DNS or an upstream.
 """
 
 from __future__ import annotations
@@ -9,18 +9,20 @@ from __future__ import annotations
 import asyncio
 import errno
 import logging
+import secrets
 import socket
 import ssl
 from collections.abc import Callable
 from typing import cast
 
 from proxy.config import ListenConfig, Tls
+from proxy.edge.forwarded import client_address
 from proxy.edge.front import PRE_LOGIN_S, House, Visit
 from proxy.edge.guests import Front
 from proxy.edge.relay import FLUSH_S
-from proxy.errors import ConfigError
+from proxy.errors import ConfigError, ProtocolError
 from proxy.logs import Line
-from proxy.wire.addresses import normal_address
+from proxy.wire.addresses import Address, normal_address
 
 logger = logging.getLogger("gatepost.edge")
 
@@ -66,7 +68,7 @@ def bind(listener: ListenConfig) -> socket.socket:
 
 
 class Acceptor:
-    """Accepts for one listener until closed. Owns its socket and the handshakes under way."""
+    """Accepts for one listener until closed. Owns its socket, and the headers and handshakes under way."""
 
     def __init__(self, house: House, listener: ListenConfig, sock: socket.socket, front: FrontFactory) -> None:
         self._house = house
@@ -74,7 +76,7 @@ class Acceptor:
         self._sock = sock
         self._front = front
         self._loop = asyncio.get_running_loop()
-        self._handshakes: set[asyncio.Task[None]] = set()
+        self._receiving: set[asyncio.Task[None]] = set()
         self._pause: asyncio.TimerHandle | None = None
         self._quiet_until = 0.0
         self._is_closed = False
@@ -90,7 +92,7 @@ class Acceptor:
             self._loop.add_reader(self._sock.fileno(), self._accept)
 
     def stop(self) -> None:
-        """Accept nobody any more; what is in a handshake goes on."""
+        """Accept nobody any more; headers and handshakes under way go on."""
         if not self._is_closed:
             self._is_closed = True
             if self._pause is not None:
@@ -99,12 +101,12 @@ class Acceptor:
             self._sock.close()
 
     async def close(self) -> None:
-        """Stop, and end the handshakes under way."""
+        """Stop, and end the headers and handshakes under way."""
         self.stop()
-        for task in self._handshakes:
+        for task in self._receiving:
             task.cancel()
-        if self._handshakes:
-            await asyncio.wait(self._handshakes)
+        if self._receiving:
+            await asyncio.wait(self._receiving)
 
     def _accept(self) -> None:
         for _ in range(ACCEPTS_PER_TURN):
@@ -121,8 +123,8 @@ class Acceptor:
                     return
                 continue  # the client is gone again already (accept(2), Error handling)
             task = self._loop.create_task(self._receive(sock, str(address[0])))
-            self._handshakes.add(task)
-            task.add_done_callback(self._handshakes.discard)
+            self._receiving.add(task)
+            task.add_done_callback(self._receiving.discard)
 
     def _rest(self, reason: str) -> None:
         """Leave newcomers to the kernel's queue for a moment: a busy loop would take the time to make room."""
@@ -134,7 +136,12 @@ class Acceptor:
 
     async def _receive(self, sock: socket.socket, address: str) -> None:
         sock.setblocking(False)
-        visit = Visit(self._house, self._listener, str(normal_address(address)))
+        visit_id = secrets.token_hex(6)
+        peer = normal_address(address)
+        client = await self._client_of(sock, peer, visit_id) if self._listener.proxy_protocol_from else peer
+        if client is None:
+            return
+        visit = Visit(self._house, self._listener, str(client), visit_id)
 
         def make_front() -> asyncio.BaseProtocol:
             front = self._front(visit)
@@ -160,6 +167,26 @@ class Acceptor:
         except BaseException:
             sock.close()
             visit.ended("closed")
+            raise
+
+    async def _client_of(self, sock: socket.socket, peer: Address, visit_id: str) -> Address | None:
+        """Whose connection a load balancer hands on; None if this is none, or no good one, and then it is closed."""
+        guests = self._house.guests
+        guests.knock(visit_id)
+        try:
+            return await client_address(sock, peer, self._listener.proxy_protocol_from)
+        except (OSError, TimeoutError, ProtocolError) as error:
+            sock.close()
+            guests.leave(visit_id)
+            reason = error.text if isinstance(error, ProtocolError) else type(error).__name__
+            line = Line(
+                "proxy_header_refused", service=self._listener.protocol, peer=str(peer), reason=reason, id=visit_id
+            )
+            logger.info("%s", line)
+            return None
+        except BaseException:
+            sock.close()
+            guests.leave(visit_id)
             raise
 
 

@@ -4,16 +4,29 @@ from __future__ import annotations
 
 import asyncio
 import ssl
+import warnings
 from asyncio import sslproto
 
-from proxy.config import TlsConfig, UpstreamConfig
+from proxy.config import TlsConfig, TlsVersion, UpstreamConfig
 from proxy.errors import ConfigError
 
-_MINIMUM = {"1.2": ssl.TLSVersion.TLSv1_2, "1.3": ssl.TLSVersion.TLSv1_3}
+_MINIMUM: dict[TlsVersion, ssl.TLSVersion] = {
+    "1.0": ssl.TLSVersion.TLSv1,
+    "1.1": ssl.TLSVersion.TLSv1_1,
+    "1.2": ssl.TLSVersion.TLSv1_2,
+    "1.3": ssl.TLSVersion.TLSv1_3,
+}
+_LEGACY: tuple[TlsVersion, ...] = ("1.0", "1.1")
+# Before TLS 1.2 there are only CBC ciphers with SHA-1, which Python's own list leaves out, and signatures by MD5 and
+# SHA-1, which OpenSSL refuses above level 0. Old devices may lack Diffie-Hellman: hence RSA, last of all.
+_LEGACY_CIPHERS = "ECDH+AESGCM:ECDH+CHACHA20:ECDH+AES:RSA+AESGCM:RSA+AES:!aNULL:!eNULL:@SECLEVEL=0"
 
 
-def server_context(tls: TlsConfig) -> ssl.SSLContext:
-    """The context that listeners use. Raises ConfigError naming the file and the remedy."""
+def server_context(tls: TlsConfig, minimum: TlsVersion | None = None) -> ssl.SSLContext:
+    """The context of listeners whose oldest TLS is `minimum`, or that of [tls].
+
+    raises  ConfigError naming the file and the remedy
+    """
     if tls.certificate is None or tls.key is None:
         raise ConfigError("[tls] certificate and key are not set", "name the PEM files, or run gatepost init")
     for path in (tls.certificate, tls.key):
@@ -22,7 +35,7 @@ def server_context(tls: TlsConfig) -> ssl.SSLContext:
         except OSError as error:
             raise ConfigError(f"cannot read {path}: {error.strerror}", "check that it exists and who owns it") from None
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    context.minimum_version = _MINIMUM[tls.minimum]
+    _accept_from(context, minimum or tls.minimum)
     context.options |= ssl.OP_NO_RENEGOTIATION | ssl.OP_CIPHER_SERVER_PREFERENCE
     try:
         # A pass phrase would make OpenSSL ask on the terminal of a service that has none.
@@ -35,6 +48,15 @@ def server_context(tls: TlsConfig) -> ssl.SSLContext:
             "check the files",
         ) from None
     return context
+
+
+def _accept_from(context: ssl.SSLContext, minimum: TlsVersion) -> None:
+    with warnings.catch_warnings():
+        # Python calls TLS 1.0 and 1.1 deprecated. So they are, and whoever wrote the configuration knows.
+        warnings.simplefilter("ignore", DeprecationWarning)
+        context.minimum_version = _MINIMUM[minimum]
+    if minimum in _LEGACY:
+        context.set_ciphers(_LEGACY_CIPHERS)
 
 
 def _refuse_pass_phrase() -> str:

@@ -250,3 +250,22 @@ def test_alert_command_has_to_be_a_program(setup):
     assert look(setup)["alerts command"].verdict == "failed"
     (setup / "bin" / "tell").chmod(0o755)
     assert look(setup)["alerts command"].verdict == "ok"
+
+
+def test_listener_for_old_devices_is_a_warning_beyond_loopback(setup):
+    edit(setup, '"0.0.0.0:993"\n', '"0.0.0.0:993"\nminimum_tls = "1.0"\n')
+    edit(setup, '"0.0.0.0:465"\n', '"127.0.0.1:465"\nminimum_tls = "1.1"\n')
+    edit(setup, '"0.0.0.0:587"\n', '"0.0.0.0:587"\nminimum_tls = "1.2"\n')
+    (finding,) = (finding for name, finding in look(setup).items() if name.endswith("minimum_tls"))
+    assert (finding.name, finding.verdict) == ("listener imap://0.0.0.0:993 minimum_tls", "warning")
+    assert "TLS 1.0" in finding.detail
+    assert "firewall" in finding.remedy
+
+
+@pytest.mark.parametrize("network", ["0.0.0.0/0", "::/0"])
+def test_believing_everybody_is_a_warning(setup, network):
+    edit(setup, '"0.0.0.0:993"\n', f'"0.0.0.0:993"\nproxy_protocol_from = ["10.0.0.0/8", "{network}"]\n')
+    edit(setup, '"0.0.0.0:465"\n', '"0.0.0.0:465"\nproxy_protocol_from = ["10.0.0.0/8"]\n')
+    (finding,) = (finding for name, finding in look(setup).items() if name.endswith("proxy_protocol_from"))
+    assert (finding.name, finding.verdict) == ("listener imap://0.0.0.0:993 proxy_protocol_from", "warning")
+    assert finding.detail.startswith(f"{network} is everybody")

@@ -58,6 +58,8 @@ def test_example_shows_the_defaults():
     assert company.oauth2 is not None
     assert company.oauth2.redirect_url == OAuth2Config("", "").redirect_url
     assert [listener.insecure for listener in config.listeners] == [False, False, False]
+    assert [listener.proxy_protocol_from for listener in config.listeners] == [(), (), ()]
+    assert [listener.minimum_tls for listener in config.listeners] == [TlsConfig().minimum, None, None]
 
 
 def test_example_shows_every_key_of_the_model():
@@ -273,8 +275,7 @@ BROKEN = {
     "unknown section": ("[lsiten]\n", "lsiten", "unknown key", "did you mean listen?"),
     "later section": ("[metrics]\n", "metrics", "unknown key", "known here: store,"),
     "unknown key": (LISTEN + 'protcol = "imap"\n' + UPSTREAM, "[[listen]] #1 protcol", "did you mean protocol?"),
-    "key of a later version": (LISTEN + 'minimum_tls = "1.0"\n' + UPSTREAM, "minimum_tls", "unknown key"),
-    "PROXY header": (LISTEN + 'proxy_protocol_from = ["10.0.0.0/8"]\n' + UPSTREAM, "proxy_protocol_from"),
+    "key of a later version": (LISTEN + 'maximum_tls = "1.2"\n' + UPSTREAM, "maximum_tls", "unknown key"),
     "key with a line end": ('"a\\nb" = 1\n', "a\\nb", "unknown key"),
     "unknown limit": ("[limits]\nconections = 1\n" + LISTEN + UPSTREAM, "[limits] conections", "mean connections?"),
     "pop3": (LISTEN.replace('"imap"', '"pop3"') + UPSTREAM, '#1 protocol: "pop3" is not known', 'use "imap" or "smtp"'),

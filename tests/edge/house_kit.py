@@ -276,8 +276,12 @@ async def open_house(
     tls: Sequence[Tls] = (Tls.IMPLICIT,),
     host: str = "127.0.0.1",
     limits: LimitsConfig = QUICK,
+    listeners: Sequence[ListenConfig] = (),
 ) -> AsyncIterator[Gatepost]:
-    """Serve with one listener for each of `tls`; nothing may be logged as an error, and nothing left at the end."""
+    """Serve with one listener for each of `tls`; nothing may be logged as an error, and nothing left at the end.
+
+    listeners   if there are any, they take the place of tls and host
+    """
     config = made.config
     one = config.upstreams["main"]
     one = replace(one, imap=upstream.endpoint) if protocol == "imap" else replace(one, smtp=upstream.endpoint)
@@ -285,7 +289,7 @@ async def open_house(
     config = replace(
         config,
         upstreams={"main": one},
-        listeners=tuple(ListenConfig(protocol, host, 0, kind, ("main",)) for kind in tls),
+        listeners=tuple(listeners) or tuple(ListenConfig(protocol, host, 0, kind, ("main",)) for kind in tls),
         tls=TlsConfig(directory / "cert.pem", directory / "key.pem"),
         limits=limits,
     )

@@ -240,7 +240,7 @@ async def none_kicked() -> set[str]:
 def make_house(registry: Registry, guests: Guests, **changes: Any) -> House:
     values: dict[str, Any] = {
         "hostname": "gate.example", "login": cast("LoginService", None), "registry": registry, "guests": guests,
-        "tls_context": lambda: None, "extensions": lambda _: (), "learn": lambda *_: None,
+        "tls_context": lambda _: None, "extensions": lambda _: (), "learn": lambda *_: None,
     }  # fmt: skip
     return House(**{**values, **changes})
 
@@ -305,7 +305,7 @@ async def staged(
         registry = Registry(read_revision=no_revision, read_standings=no_standings, read_kicked=none_kicked)
         guests = Guests(connections=10, waiting_per_address=10)
         listener_config = ListenConfig(protocol, "127.0.0.1", 0, Tls.IMPLICIT if tls else Tls.NONE, ("scripted",))
-        visit = Visit(make_house(registry, guests), listener_config, "127.0.0.1")
+        visit = Visit(make_house(registry, guests), listener_config, "127.0.0.1", "visit")
         session = make_session(protocol)
         registry.admit(session)
         stage = Stage(

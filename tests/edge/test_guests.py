@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import asyncio
+
 import pytest
 
 from proxy.edge.guests import Guests
@@ -97,3 +99,34 @@ def test_a_front_that_stands_after_its_visit_ended_is_not_kept(guests: Guests) -
     guests.greet("a", late)
     guests.close_waiting(Answer.CLOSING)
     assert late.told == []
+
+
+def test_who_knocks_is_counted_once_and_has_no_address_until_he_arrives(guests: Guests) -> None:
+    guests.knock("a")
+    assert (len(guests), guests.waiting, dict(guests._by_address)) == (1, 1, {})
+    assert not guests.nobody_waits.is_set()
+    assert guests.arrive("a", "192.0.2.1") is None
+    assert (len(guests), guests.waiting, dict(guests._by_address)) == (1, 1, {"192.0.2.1": 1})
+    guests.leave("a")
+    guests.knock("b")
+    guests.leave("b")
+    assert (len(guests), guests.waiting, dict(guests._by_address)) == (0, 0, {})
+    assert guests.nobody_waits.is_set()
+
+
+async def test_arriving_after_a_knock_is_no_moment_without_anybody(guests: Guests) -> None:
+    guests.knock("a")
+    waiting = asyncio.create_task(guests.nobody_waits.wait())
+    await asyncio.sleep(0)
+    guests.arrive("a", "192.0.2.1")
+    await asyncio.sleep(0)
+    assert not waiting.done()
+    guests.leave("a")
+    await waiting
+
+
+def test_knocking_fills_the_house(guests: Guests) -> None:
+    for number in range(10):
+        assert not guests.is_overfull
+        guests.knock(f"v{number}")
+    assert guests.is_overfull

@@ -7,6 +7,7 @@ import socket
 import ssl
 import tempfile
 import threading
+import warnings
 from asyncio import sslproto
 from collections.abc import Iterator
 from pathlib import Path
@@ -119,6 +120,42 @@ def test_minimum_is_1_2_unless_1_3_is_asked_for(made):
     assert shake_hands(usual, old) == "TLSv1.2"
     with pytest.raises(ssl.SSLError):
         shake_hands(strict, old)
+
+
+def knowing_nothing_newer_than(made: Path, version: ssl.TLSVersion, ciphers: str = "ALL") -> ssl.SSLContext:
+    context = ssl.create_default_context(cafile=str(made / "ca.pem"))
+    context.set_ciphers(f"{ciphers}:@SECLEVEL=0")
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)
+        context.minimum_version = context.maximum_version = version
+    return context
+
+
+def test_legacy_context_takes_old_devices_and_the_others_do_not(made):
+    tls = TlsConfig(made / "one.pem", made / "one.key")
+    oldest, old, usual = server_context(tls, "1.0"), server_context(tls, "1.1"), server_context(tls)
+    tls_1_0 = knowing_nothing_newer_than(made, ssl.TLSVersion.TLSv1)
+    tls_1_1 = knowing_nothing_newer_than(made, ssl.TLSVersion.TLSv1_1)
+    assert shake_hands(oldest, tls_1_0) == "TLSv1"
+    assert shake_hands(oldest, tls_1_1) == "TLSv1.1"
+    assert shake_hands(old, tls_1_1) == "TLSv1.1"
+    for server, client in ((old, tls_1_0), (usual, tls_1_0), (usual, tls_1_1), (server_context(tls, "1.3"), tls_1_1)):
+        with pytest.raises(ssl.SSLError):
+            shake_hands(server, client)
+
+
+def test_legacy_context_gives_newer_clients_all_they_can(made):
+    tls = TlsConfig(made / "one.pem", made / "one.key")
+    assert shake_hands(server_context(tls, "1.0"), trusting(made)) == "TLSv1.3"
+    names = [cipher["name"] for cipher in server_context(tls, "1.0").get_ciphers()]
+    assert names.index("ECDHE-RSA-AES128-GCM-SHA256") < names.index("ECDHE-RSA-AES128-SHA") < names.index("AES128-SHA")
+    assert not [name for name in names if any(weak in name for weak in ("RC4", "DES", "NULL", "EXP", "ADH", "AECDH"))]
+
+
+def test_a_listeners_own_minimum_may_be_stricter_than_that_of_all(made):
+    strict = server_context(TlsConfig(made / "one.pem", made / "one.key"), "1.3")
+    with pytest.raises(ssl.SSLError):
+        shake_hands(strict, trusting(made, maximum_version=ssl.TLSVersion.TLSv1_2))
 
 
 def test_upstream_is_verified_always(made):

@@ -1,5 +1,6 @@
 #!/usr/bin/env bash
-# Install what tests/lab runs: the upstream servers, the legacy mail clients and the browser of the test-suite.
+# Install what tests/lab runs: the upstream servers, the legacy mail clients, the load balancer and the browser of the
+# test-suite.
 #
 #   tests/lab/install.sh [servers] [clients]      neither word means both
 #
@@ -9,7 +10,8 @@ set -euo pipefail
 
 SERVERS="dovecot-core dovecot-imapd dovecot-lmtpd dovecot-submissiond postfix"
 # libnet-ssleay-perl: swaks only recommends it, and has no TLS without.
-CLIENTS="curl isync fetchmail msmtp mutt offlineimap3 swaks libnet-ssleay-perl chromium"
+# haproxy: what clients come by.
+CLIENTS="curl isync fetchmail msmtp mutt offlineimap3 swaks libnet-ssleay-perl chromium haproxy"
 DATABASE="postgresql" # tests/store runs a private cluster of its own; with the clients, as only tests need it
 OLDEST_NODE=20 # oidc-provider 9 uses syntax and crypto that node 18 lacks
 here=$(cd "$(dirname "$0")" && pwd)
