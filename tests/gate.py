@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self
 
+from proxy.config.reader import load
 from proxy.secret import SecretSource
 from proxy.store.rows import Purpose
 from proxy.store.store import Store
@@ -222,7 +223,7 @@ class Gate:
         """Secrets that the log holds: app passwords, the master key, and every token the store has right now."""
         key = self.directory / "master.key"
         master = load_master(SecretSource("file", str(key)).read())
-        store = Store.open(f"sqlite:///{self.directory / 'gatepost.db'}", migrate=False)
+        store = Store.open(load(self.config).store.url, migrate=False)
         try:
             # What is sealed opens with app passwords only: there the tests must name their tokens.
             accounts = [account for account in store.accounts() if not account.sealed]
