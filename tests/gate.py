@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import re
@@ -70,6 +71,7 @@ token_url = "{token_url}"
 level = "debug"
 
 [workers]
+count = {workers}
 loop = "{loop}"
 
 [limits]
@@ -108,7 +110,14 @@ class Gate:
 
     @classmethod
     def prepare(
-        cls, lab: Lab, directory: Path, *, loop: str = "uvloop", starttls: bool = False, limits: str = ""
+        cls,
+        lab: Lab,
+        directory: Path,
+        *,
+        loop: str = "uvloop",
+        starttls: bool = False,
+        limits: str = "",
+        workers: int = 1,
     ) -> Self:
         """Make the set-up by `gatepost init` and write its configuration; nothing runs yet.
 
@@ -128,6 +137,7 @@ class Gate:
                 client_id=lab.idp.client_id,
                 token_url=lab.idp.token_url,
                 loop=loop,
+                workers=workers,
                 limits=limits,
             )
         )
@@ -144,6 +154,7 @@ class Gate:
                 stdout=log,
                 stderr=log,
                 env=_environment(),
+                process_group=0,  # so that kill() can reach the workers of a supervisor that is gone
             )
         deadline = time.monotonic() + READY_S
         while "event=ready" not in (text := self.log()[begin:]):
@@ -168,9 +179,15 @@ class Gate:
 
     def kill(self) -> None:
         """End it at once, if it runs; for the end of a test."""
-        if self.process is not None and self.process.poll() is None:
-            self.process.kill()
+        if self.process is not None:
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(self.process.pid, signal.SIGKILL)
             self.process.wait()
+
+    def workers(self) -> dict[int, int]:
+        """The process ids of the workers that were ready, by their numbers."""
+        ready = re.findall(r"event=worker_ready worker=(\d+) pid=(\d+)", self.log())
+        return {int(number): int(pid) for number, pid in ready}
 
     def log(self) -> str:
         return self.log_file.read_text() if self.log_file.exists() else ""
