@@ -57,7 +57,8 @@ class _Slot:
     wires: Wires
     start_at: float
     pid: int | None = None
-    ready: int | None = None  # the pipe on which it will tell that it accepts
+    ready: int | None = None  # the pipe on which it will tell that it accepts; None once it has, or can't any more
+    is_ready: bool = False
     started_at: float = 0.0
     deaths: int = 0  # in a row, each soon after the start
 
@@ -161,7 +162,7 @@ class Supervisor:
             raise SystemExit(work(self._config, self._post(slot), Strings(self._supervised, tell_ready)))
         signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS)
         os.close(tell_ready)
-        slot.pid, slot.ready, slot.started_at = pid, ready, monotonic()
+        slot.pid, slot.ready, slot.is_ready, slot.started_at = pid, ready, False, monotonic()
         self._selector.register(ready, selectors.EVENT_READ, self._listener_to(slot))
 
     def _forget(self) -> None:
@@ -182,18 +183,20 @@ class Supervisor:
     def _listener_to(self, slot: _Slot) -> Callable[[], None]:
         def hear() -> None:
             assert slot.ready is not None
-            is_ready = os.read(slot.ready, 1) != b""
+            slot.is_ready = os.read(slot.ready, 1) != b""
             self._close_ready(slot)
-            if is_ready:  # else it is dead, and will be reaped
+            if slot.is_ready:  # else it is dead, and will be reaped
                 self._on_ready(slot)
 
         return hear
 
     def _on_ready(self, slot: _Slot) -> None:
         logger.info("%s", Line("worker_ready", worker=slot.number, pid=slot.pid))
+        if self._is_up or self._end_at is not None:
+            return
         for other in self._slots:
-            other.start_at = min(other.start_at, monotonic()) if not self._is_up else other.start_at
-        if not self._is_up and all(one.pid is not None and one.ready is None for one in self._slots):
+            other.start_at = min(other.start_at, monotonic())  # the head start is over
+        if all(one.is_ready for one in self._slots):
             self._is_up = True
             for listener, sock in zip(self._config.listeners, self._sockets, strict=True):
                 host, port = sock.getsockname()[:2]
@@ -213,7 +216,7 @@ class Supervisor:
 
     def _on_death(self, slot: _Slot, status: int) -> None:
         """`status` is negative for the number of a signal."""
-        was_ready = slot.ready is None
+        was_ready, slot.is_ready = slot.is_ready, False
         if slot.ready is not None:
             self._close_ready(slot)
         line = Line("worker_died", worker=slot.number, pid=slot.pid, status=status)

@@ -145,17 +145,9 @@ class Gate:
 
     def start(self) -> None:
         """Start `gatepost serve` and wait until it is ready. Raises GateError with its log."""
-        log = self.log_file.open("ab")
-        with log:
-            begin = log.tell()
-            self.process = subprocess.Popen(
-                [sys.executable, "-m", "proxy", "serve", "--config", self.config],
-                stdin=subprocess.DEVNULL,
-                stdout=log,
-                stderr=log,
-                env=_environment(),
-                process_group=0,  # so that kill() can reach the workers of a supervisor that is gone
-            )
+        begin = len(self.log())
+        self.launch()
+        assert self.process is not None
         deadline = time.monotonic() + READY_S
         while "event=ready" not in (text := self.log()[begin:]):
             if self.process.poll() is not None or time.monotonic() > deadline:
@@ -166,6 +158,18 @@ class Gate:
         found = {(protocol, tls): Endpoint("localhost", int(port)) for protocol, port, tls in ports}
         self.imaps, self.imap = found["imap", "implicit"], found["imap", "starttls"]
         self.smtps, self.smtp = found["smtp", "implicit"], found["smtp", "starttls"]
+
+    def launch(self) -> None:
+        """Start `gatepost serve`, and wait for nothing."""
+        with self.log_file.open("ab") as log:
+            self.process = subprocess.Popen(
+                [sys.executable, "-m", "proxy", "serve", "--config", self.config],
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+                env=_environment(),
+                process_group=0,  # so that kill() can reach the workers of a supervisor that is gone
+            )
 
     def stop(self) -> int:
         """SIGTERM, and its exit status. Raises GateError if it does not end."""
