@@ -195,7 +195,7 @@ async def build(
     stack.callback(pool.close)
     hashes = HashPool(
         Hasher(memory_kib=limits.argon2_memory_kib, time=limits.argon2_time, lanes=limits.argon2_lanes),
-        threads=_hashing_threads(seat),
+        threads=hashing_threads(seat, usable_cores()),
         queue=limits.hash_queue,
     )
     stack.callback(hashes.close)
@@ -290,9 +290,9 @@ async def build(
     return Server(config, seat, house, acceptors, journal, extensions.first_round)
 
 
-def _hashing_threads(seat: Seat) -> int:
+def hashing_threads(seat: Seat, cores: int) -> int:
     """As many as cores on the whole node; but two for each worker, of which strangers never take the last."""
-    return max(2, seat.share_of(usable_cores()))
+    return max(2, seat.share_of(cores))
 
 
 def usable_cores() -> int:

@@ -50,7 +50,7 @@ def serve(config: Config) -> int:
 
 
 @dataclass(slots=True)
-class _Slot:
+class Slot:
     """A worker's number, and the process that has it now. Times are monotonic."""
 
     number: int
@@ -62,11 +62,10 @@ class _Slot:
     started_at: float = 0.0
     deaths: int = 0  # in a row, each soon after the start
 
-    def pause_s(self) -> float:
+    def pause_s(self, lived_s: float) -> float:
         """How long its replacement is waited for, after one more death."""
         first_s, last_s = PAUSE_S
-        is_soon = monotonic() - self.started_at < SOON_S
-        self.deaths = self.deaths + 1 if is_soon else 0
+        self.deaths = self.deaths + 1 if lived_s < SOON_S else 0
         return min(first_s * 2 ** min(self.deaths - 1, 16), last_s) if self.deaths else 0.0
 
 
@@ -79,7 +78,7 @@ class Supervisor:
         self._sockets = sockets
         now = monotonic()
         self._slots = [
-            _Slot(number, own, start_at=now if number == 0 else now + HEAD_START_S) for number, own in enumerate(wires)
+            Slot(number, own, start_at=now if number == 0 else now + HEAD_START_S) for number, own in enumerate(wires)
         ]
         self._supervised, self._supervising = os.pipe()  # the second end is closed by our end alone
         self._said, self._say = os.pipe()  # the numbers of signals
@@ -151,7 +150,7 @@ class Supervisor:
             if slot.pid is None and slot.start_at <= monotonic():
                 self._start(slot)
 
-    def _start(self, slot: _Slot) -> None:
+    def _start(self, slot: Slot) -> None:
         """Fork a worker. It gets no signal until its loop can handle it, and it never returns from here."""
         ready, tell_ready = os.pipe()
         signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
@@ -175,12 +174,12 @@ class Supervisor:
             if mine is not None:
                 os.close(mine)
 
-    def _post(self, slot: _Slot) -> Post:
+    def _post(self, slot: Slot) -> Post:
         node = self._config.workers.node or socket.gethostname()
         seat = Seat(node, slot.number, len(self._slots), secrets.token_hex(8))
         return Post(seat, self._sockets, slot.wires)
 
-    def _listener_to(self, slot: _Slot) -> Callable[[], None]:
+    def _listener_to(self, slot: Slot) -> Callable[[], None]:
         def hear() -> None:
             assert slot.ready is not None
             slot.is_ready = os.read(slot.ready, 1) != b""
@@ -190,7 +189,7 @@ class Supervisor:
 
         return hear
 
-    def _on_ready(self, slot: _Slot) -> None:
+    def _on_ready(self, slot: Slot) -> None:
         logger.info("%s", Line("worker_ready", worker=slot.number, pid=slot.pid))
         if self._is_up or self._end_at is not None:
             return
@@ -214,7 +213,7 @@ class Supervisor:
             if pid:
                 self._on_death(slot, os.waitstatus_to_exitcode(wait_status))
 
-    def _on_death(self, slot: _Slot, status: int) -> None:
+    def _on_death(self, slot: Slot, status: int) -> None:
         """`status` is negative for the number of a signal."""
         was_ready, slot.is_ready = slot.is_ready, False
         if slot.ready is not None:
@@ -226,7 +225,7 @@ class Supervisor:
             if status:
                 logger.error("%s", line)
             return
-        slot.start_at = monotonic() + slot.pause_s()
+        slot.start_at = monotonic() + slot.pause_s(monotonic() - slot.started_at)
         logger.error("%s", line)
         if not self._is_up and not was_ready and (status > 0 or slot.deaths >= FIRST_TRIES):
             self._give_up()
@@ -236,7 +235,7 @@ class Supervisor:
         self._status = FAILED
         self._end()
 
-    def _close_ready(self, slot: _Slot) -> None:
+    def _close_ready(self, slot: Slot) -> None:
         assert slot.ready is not None
         self._selector.unregister(slot.ready)
         os.close(slot.ready)
