@@ -39,6 +39,7 @@ UPSTREAM_PASSWORD = "the upstream's own password"
 IMAP_OFFER = b"IMAP4rev1 SASL-IR AUTH=PLAIN IDLE LITERAL+ ID"
 SMTP_OFFER = ("PIPELINING", "SIZE 10000000", "CHUNKING", "8BITMIME")
 QUICK = LimitsConfig(argon2_memory_kib=8, argon2_time=1)
+ALONE = Seat("node1", 0, 1, "instance")
 
 Talk = Callable[["Mailbox"], Awaitable[None]]
 
@@ -271,11 +272,11 @@ class _Ears(logging.Handler):
 
 
 @asynccontextmanager
-async def post_for(config: Config, workers: int = 1) -> AsyncIterator[Post]:
-    """What the supervisor gives its first worker."""
+async def post_for(config: Config, seat: Seat) -> AsyncIterator[Post]:
+    """What the supervisor gives its workers."""
     with contextlib.ExitStack() as stack:
         sockets = [stack.enter_context(bind(listener)) for listener in config.listeners]
-        yield Post(Seat("node1", 0, workers, "instance"), sockets, lay(workers, stack)[0])
+        yield Post(seat, sockets, lay(seat.workers, stack)[seat.worker])
 
 
 @asynccontextmanager
@@ -287,6 +288,7 @@ async def open_house(
     tls: Sequence[Tls] = (Tls.IMPLICIT,),
     host: str = "127.0.0.1",
     limits: LimitsConfig = QUICK,
+    seat: Seat = ALONE,
 ) -> AsyncIterator[Gatepost]:
     """Serve with one listener for each of `tls`; nothing may be logged as an error, and nothing left at the end."""
     config = made.config
@@ -309,7 +311,7 @@ async def open_house(
     store = Store.open(config.store.url, migrate=False)
     try:
         async with (
-            post_for(config) as post,
+            post_for(config, seat) as post,
             running(config, store, load_master(config.keys.master.read()), post) as server,
         ):
             gate = Gatepost(server, made.password, trust, ears.lines)
