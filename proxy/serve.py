@@ -217,7 +217,14 @@ async def build(
     )
     publisher = Publisher(seat=own, registry=registry, store=store, pool=pool)
     stack.push_async_callback(publisher.retire)
-    ahead = Ahead(broker=broker, store=store, pool=pool, upstreams=config.upstreams.get, clock=monotonic)
+    ahead = Ahead(
+        broker=broker,
+        store=store,
+        pool=pool,
+        upstreams=config.upstreams.get,
+        clock=monotonic,
+        is_searching=seat.is_first,
+    )
     caps = Caps(count_elsewhere=lambda *mailbox: pool.run(store.roster.sessions_elsewhere, own, *mailbox))
     stack.callback(caps.close)
     bus = Bus(post.wires)

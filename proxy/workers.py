@@ -1,8 +1,8 @@
 """`gatepost serve`: binds the listeners, starts the workers that share them, replaces those that die, and ends them.
 
-The supervisor is one process without threads, event loop or open database, so that it can fork at any time, and does
-nothing that could fail while there are clients. A worker (serve) that dies takes its own sessions along and no others;
-its number goes to its replacement. When the supervisor is gone, however, the workers notice by a pipe, and drain.
+The supervisor is one process without threads, event loop or open database, so that it can fork at any time. A worker
+(serve) that dies takes its own sessions along and no others; its number goes to its replacement. When the supervisor
+is gone the workers notice by a pipe, and drain. Another signal to heed is another line in `_on_signal`.
 """
 
 from __future__ import annotations
@@ -154,13 +154,22 @@ class Supervisor:
         """Fork a worker. It gets no signal until its loop can handle it, and it never returns from here."""
         ready, tell_ready = os.pipe()
         signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
-        pid = os.fork()
+        pid: int | None
+        try:
+            pid = os.fork()
+        except OSError as error:  # no memory, or too many processes: those who serve go on
+            pid = None
+            slot.start_at = monotonic() + slot.pause_s(0.0)
+            logger.error("%s", Line("worker_not_started", worker=slot.number, error=error.strerror))  # noqa: TRY400
         if pid == 0:
             os.close(ready)
             self._forget()
             raise SystemExit(work(self._config, self._post(slot), Strings(self._supervised, tell_ready)))
         signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS)
         os.close(tell_ready)
+        if pid is None:
+            os.close(ready)
+            return
         slot.pid, slot.ready, slot.is_ready, slot.started_at = pid, ready, False, monotonic()
         self._selector.register(ready, selectors.EVENT_READ, self._listener_to(slot))
 
@@ -226,7 +235,7 @@ class Supervisor:
                 logger.error("%s", line)
             return
         slot.start_at = monotonic() + slot.pause_s(monotonic() - slot.started_at)
-        logger.error("%s", line)
+        logger.log(logging.ERROR if status else logging.WARNING, "%s", line)
         if not self._is_up and not was_ready and (status > 0 or slot.deaths >= FIRST_TRIES):
             self._give_up()
 
