@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import math
 import os
 import signal
 import socket
@@ -39,12 +40,11 @@ from proxy.oauth import TokenBroker, TokenClient
 from proxy.oauth.ahead import Ahead
 from proxy.publishing import Publisher
 from proxy.refusals import RefusalLedger
-from proxy.seat import Seat
 from proxy.sessions import Registry
 from proxy.store.audit_rows import SYSTEM, Actor
 from proxy.store.hints import hints
 from proxy.store.pool import StorePool
-from proxy.store.rows import Seat as StoredSeat
+from proxy.store.rows import Seat
 from proxy.store.store import Store
 from proxy.throttle import Throttle
 from proxy.vault.cache import Fingerprints, VerifyCache
@@ -65,8 +65,18 @@ class Post:
     """What a worker is given by its supervisor: who it is, where clients come from, and what it shares."""
 
     seat: Seat
+    workers: int  # of this node
     sockets: Sequence[socket.socket]  # one for each of the configuration's listeners, in their order
     wires: Wires
+
+    @property
+    def is_first(self) -> bool:
+        """Whether it does what one of a node's workers must do for all."""
+        return self.seat.number == 0
+
+    def share_of(self, whole: int) -> int:
+        """A worker's part of a bound that is the whole node's, rounded up."""
+        return math.ceil(whole / self.workers)
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,7 +110,7 @@ class Server:
         loop = asyncio.get_running_loop()
         deadline = loop.time() + self.config.limits.drain_s
         sessions, waiting = len(self.house.registry), self.house.guests.waiting
-        logger.info("%s", Line("draining", worker=self.seat.worker, sessions=sessions, waiting=waiting))
+        logger.info("%s", Line("draining", worker=self.seat.number, sessions=sessions, waiting=waiting))
         for acceptor in self.acceptors:
             acceptor.stop()
         self.house.guests.close_waiting(Answer.CLOSING)
@@ -153,7 +163,7 @@ async def _run(config: Config, store: Store, master: MasterPrivate, post: Post, 
 
     def orphaned() -> None:
         loop.remove_reader(strings.supervised)
-        logger.warning("%s", Line("supervisor_gone", worker=post.seat.worker))
+        logger.warning("%s", Line("supervisor_gone", worker=post.seat.number))
         stopped.set()
 
     loop.add_reader(strings.supervised, orphaned)
@@ -189,13 +199,12 @@ async def build(
     seat = post.seat
     limits = config.limits
     hostname = socket.gethostname()
-    own = StoredSeat(seat.instance, seat.node, seat.worker)
-    store = store.acting(Actor(SYSTEM, seat.node, worker=seat.worker))
+    store = store.acting(Actor(SYSTEM, seat.node, worker=seat.number))
     pool = StorePool(store)
     stack.callback(pool.close)
     hashes = HashPool(
         Hasher(memory_kib=limits.argon2_memory_kib, time=limits.argon2_time, lanes=limits.argon2_lanes),
-        threads=hashing_threads(seat, usable_cores()),
+        threads=hashing_threads(post, usable_cores()),
         queue=limits.hash_queue,
     )
     stack.callback(hashes.close)
@@ -213,9 +222,9 @@ async def build(
     registry = Registry(
         read_revision=lambda: pool.run(store.revision),
         read_standings=lambda secret_ids: pool.run(store.standings, secret_ids),
-        read_kicked=lambda: pool.run(store.roster.kicked, own),
+        read_kicked=lambda: pool.run(store.roster.kicked, seat),
     )
-    publisher = Publisher(seat=own, registry=registry, store=store, pool=pool)
+    publisher = Publisher(seat=seat, registry=registry, store=store, pool=pool)
     stack.push_async_callback(publisher.retire)
     ahead = Ahead(
         broker=broker,
@@ -223,9 +232,9 @@ async def build(
         pool=pool,
         upstreams=config.upstreams.get,
         clock=monotonic,
-        is_searching=seat.is_first,
+        is_searching=post.is_first,
     )
-    caps = Caps(count_elsewhere=lambda *mailbox: pool.run(store.roster.sessions_elsewhere, own, *mailbox))
+    caps = Caps(count_elsewhere=lambda *mailbox: pool.run(store.roster.sessions_elsewhere, seat, *mailbox))
     stack.callback(caps.close)
     bus = Bus(post.wires)
     throttle = Throttle(
@@ -249,7 +258,7 @@ async def build(
         journal=journal,
         refusals=refusals,
         caps=caps,
-        worker_id=own.id,
+        worker_id=seat.id,
     )
     stack.push_async_callback(login.close)
     extensions = Extensions(store, pool)
@@ -265,7 +274,7 @@ async def build(
         hostname=hostname,
         login=login,
         registry=registry,
-        guests=Guests(connections=seat.share_of(limits.connections), waiting_per_address=limits.waiting_per_address),
+        guests=Guests(connections=post.share_of(limits.connections), waiting_per_address=limits.waiting_per_address),
         tls_context=_tls_context(config),
         extensions=extensions.offered,
         learn=extensions.learn,
@@ -280,7 +289,7 @@ async def build(
         ahead.run(),
         alerts.run(),
     ]
-    if seat.is_first:
+    if post.is_first:
         tasks.append(Housekeeper(store=store, pool=pool, audit=config.audit).run())
         tasks.append(AuditLog(store=store, pool=pool, node=seat.node).run())
         # To the upstreams a node is one address: one worker asks, and the others, started later, read its answers.
@@ -289,7 +298,7 @@ async def build(
         extensions.first_round.set()
     for task in tasks:
         await stack.enter_async_context(_task(task))
-    per_turn = listen.ACCEPTS_PER_TURN if seat.workers == 1 else listen.SHARED_ACCEPTS_PER_TURN
+    per_turn = listen.ACCEPTS_PER_TURN if post.workers == 1 else listen.SHARED_ACCEPTS_PER_TURN
     acceptors = [
         listen.Acceptor(house, listener, sock, _front_of(listener), per_turn=per_turn)
         for listener, sock in zip(config.listeners, post.sockets, strict=True)
@@ -297,9 +306,9 @@ async def build(
     return Server(config, seat, house, acceptors, journal, extensions.first_round)
 
 
-def hashing_threads(seat: Seat, cores: int) -> int:
+def hashing_threads(post: Post, cores: int) -> int:
     """As many as cores on the whole node; but two for each worker, of which strangers never take the last."""
-    return max(2, seat.share_of(cores))
+    return max(2, post.share_of(cores))
 
 
 def usable_cores() -> int:

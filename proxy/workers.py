@@ -23,8 +23,8 @@ from proxy.bus import Wires, lay
 from proxy.config import Config
 from proxy.edge import listen
 from proxy.logs import Line, configure
-from proxy.seat import Seat
 from proxy.serve import SIGNALS, Post, Strings, preflight, usable_cores, work
+from proxy.store.rows import Seat
 
 logger = logging.getLogger("gatepost.workers")
 
@@ -185,8 +185,8 @@ class Supervisor:
 
     def _post(self, slot: Slot) -> Post:
         node = self._config.workers.node or socket.gethostname()
-        seat = Seat(node, slot.number, len(self._slots), secrets.token_hex(8))
-        return Post(seat, self._sockets, slot.wires)
+        seat = Seat(secrets.token_hex(8), node, slot.number)
+        return Post(seat, len(self._slots), self._sockets, slot.wires)
 
     def _listener_to(self, slot: Slot) -> Callable[[], None]:
         def hear() -> None:

@@ -17,7 +17,6 @@ FLOORS = {
     "proxy.errors": 0,
     "proxy.secret": 0,
     "proxy.logs": 0,
-    "proxy.seat": 0,
     "proxy.config": 0,
     "proxy.wire": 1,
     "proxy.vault": 2,

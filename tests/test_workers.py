@@ -7,9 +7,14 @@ from contextlib import ExitStack
 import pytest
 
 from proxy.bus import lay
-from proxy.seat import Seat
-from proxy.serve import hashing_threads
+from proxy.serve import Post, hashing_threads
+from proxy.store.rows import Seat
 from proxy.workers import PAUSE_S, SOON_S, Slot
+
+
+def post(workers: int) -> Post:
+    with ExitStack() as stack:
+        return Post(Seat("x", "node1", 0), workers, (), lay(1, stack)[0])
 
 
 @pytest.fixture
@@ -38,8 +43,8 @@ def test_a_worker_that_has_served_a_while_is_replaced_at_once_and_begins_anew(sl
 def test_the_workers_share_the_cores_for_hashing_and_each_has_a_thread_for_regulars(
     cores: int, workers: int, threads: int
 ) -> None:
-    assert hashing_threads(Seat("node1", 0, workers, "x"), cores) == threads
+    assert hashing_threads(post(workers), cores) == threads
 
 
 def test_shares_of_a_bound_are_rounded_up_and_never_nothing() -> None:
-    assert [Seat("node1", 0, workers, "x").share_of(10) for workers in (1, 2, 3, 4, 100)] == [10, 5, 4, 3, 1]
+    assert [post(workers).share_of(10) for workers in (1, 2, 3, 4, 100)] == [10, 5, 4, 3, 1]

@@ -27,8 +27,8 @@ from proxy.cli import main
 from proxy.config import Config, Endpoint, LimitsConfig, ListenConfig, Protocol, Tls, TlsConfig, UpstreamConfig
 from proxy.config.reader import load
 from proxy.edge.listen import bind
-from proxy.seat import Seat
 from proxy.serve import Post, Server, running
+from proxy.store.rows import Seat
 from proxy.store.store import Store
 from proxy.vault.sealing import load_master
 from tests.edge.relay_kit import End, soon, until
@@ -39,7 +39,6 @@ UPSTREAM_PASSWORD = "the upstream's own password"
 IMAP_OFFER = b"IMAP4rev1 SASL-IR AUTH=PLAIN IDLE LITERAL+ ID"
 SMTP_OFFER = ("PIPELINING", "SIZE 10000000", "CHUNKING", "8BITMIME")
 QUICK = LimitsConfig(argon2_memory_kib=8, argon2_time=1)
-ALONE = Seat("node1", 0, 1, "instance")
 
 Talk = Callable[["Mailbox"], Awaitable[None]]
 
@@ -272,11 +271,11 @@ class _Ears(logging.Handler):
 
 
 @asynccontextmanager
-async def post_for(config: Config, seat: Seat) -> AsyncIterator[Post]:
+async def post_for(config: Config, number: int, workers: int) -> AsyncIterator[Post]:
     """What the supervisor gives its workers."""
     with contextlib.ExitStack() as stack:
         sockets = [stack.enter_context(bind(listener)) for listener in config.listeners]
-        yield Post(seat, sockets, lay(seat.workers, stack)[seat.worker])
+        yield Post(Seat(f"worker{number}", "node1", number), workers, sockets, lay(workers, stack)[number])
 
 
 @asynccontextmanager
@@ -288,7 +287,8 @@ async def open_house(
     tls: Sequence[Tls] = (Tls.IMPLICIT,),
     host: str = "127.0.0.1",
     limits: LimitsConfig = QUICK,
-    seat: Seat = ALONE,
+    number: int = 0,
+    workers: int = 1,
 ) -> AsyncIterator[Gatepost]:
     """Serve with one listener for each of `tls`; nothing may be logged as an error, and nothing left at the end."""
     config = made.config
@@ -311,7 +311,7 @@ async def open_house(
     store = Store.open(config.store.url, migrate=False)
     try:
         async with (
-            post_for(config, seat) as post,
+            post_for(config, number, workers) as post,
             running(config, store, load_master(config.keys.master.read()), post) as server,
         ):
             gate = Gatepost(server, made.password, trust, ears.lines)

@@ -12,7 +12,6 @@ import pytest
 from proxy.config import Config, Endpoint, ListenConfig, Tls
 from proxy.edge import extensions as module
 from proxy.edge.extensions import Extensions
-from proxy.seat import Seat
 from proxy.store.pool import StorePool
 from proxy.store.store import Store
 from tests.edge.house_kit import (
@@ -193,11 +192,11 @@ async def test_a_node_s_first_worker_alone_asks_and_the_others_offer_what_it_got
         await smtp_login(mailbox)
 
     async with mail_server(made.certificates, "smtp", greet=counted) as upstream:
-        async with open_house(made, upstream, "smtp", seat=Seat("node1", 0, 2, "a")) as first:
+        async with open_house(made, upstream, "smtp", workers=2) as first:
             await until(first.server.first_probe.is_set)
             offered = first.server.house.extensions(first.server.addresses[0][0])
         assert visits == 1
-        async with open_house(made, upstream, "smtp", seat=Seat("node1", 1, 2, "b")) as second:
+        async with open_house(made, upstream, "smtp", number=1, workers=2) as second:
             client = await second.connect(Tls.IMPLICIT)
             await client.line()
             assert set(offered) <= {line[4:].decode() for line in await ehlo(client)}
