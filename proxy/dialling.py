@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable, Coroutine
-from datetime import datetime
+from datetime import UTC, datetime
 from typing import NoReturn, Protocol as Interface, TypeVar
 
 from proxy.caps import Caps, Place
@@ -107,7 +107,7 @@ class Dialler:
             raise Refused(Refusal.NEEDS_CONSENT, account.token_detail)
         if account.token_state is TokenState.UPSTREAM_REFUSES:
             now = asyncio.get_running_loop().time()
-            if now < self._redial_at.get(account.id, 0.0):
+            if now < self._redial_at.get(account.id, 0.0) or _is_new(account):
                 raise Refused(Refusal.UPSTREAM_REFUSES, account.token_detail)
             self._redial_at[account.id] = now + REFUSED_REDIAL_S[0]
 
@@ -130,6 +130,12 @@ class Dialler:
             self._redial_at[account.id] = asyncio.get_running_loop().time() + pause_s
             await self._broker.note_state(account, TokenState.UPSTREAM_REFUSES, error.said)
         raise Refused(OF_UPSTREAM[error.fault], str(error)) from None
+
+
+def _is_new(account: Account) -> bool:
+    """Whether the account's state was noted a moment ago, by whichever process: for all it is too early to dial."""
+    age_s = (datetime.now(UTC) - account.token_since).total_seconds()
+    return abs(age_s) < REFUSED_REDIAL_S[0]  # another node's clock may be ahead
 
 
 def _bearer(account: Account, held: Held) -> Bearer:

@@ -84,7 +84,9 @@ class LoginService:
         refusals: RefusalLedger,
         caps: Caps,
         worker_id: str,
+        fingerprints: Fingerprints | None = None,
     ) -> None:
+        """`fingerprints` are those of the node's workers, for a throttle that they share."""
         self._upstreams = upstreams
         self._store = store
         self._pool = pool
@@ -97,7 +99,7 @@ class LoginService:
         self._refusals = refusals
         self._worker_id = worker_id
         self._dialler = Dialler(broker=broker, caps=caps, do_later=self._do_later)
-        self._fingerprints = Fingerprints()
+        self._fingerprints = fingerprints or Fingerprints()
         self._chores: set[asyncio.Task[None]] = set()
 
     async def enter(self, attempt: Attempt, dial: Dial[C]) -> Passage[C]:

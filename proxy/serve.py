@@ -1,6 +1,7 @@
-"""`gatepost serve`: wires everything, runs it until SIGTERM, and drains.
+"""A worker of `gatepost serve`: wires everything, runs it until SIGTERM, and drains.
 
-`build` is the one place where the parts meet; nothing in them is global.
+Its supervisor (workers) has bound the listeners and started it. `build` is the one place where the parts meet; nothing
+in them is global.
 """
 
 from __future__ import annotations
@@ -8,17 +9,18 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import math
 import os
-import secrets
 import signal
 import socket
 import ssl
-from collections.abc import AsyncIterator, Callable, Coroutine
+from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
 from dataclasses import dataclass
 from functools import partial
 from time import monotonic
 
 from proxy.alerts import Alerts
+from proxy.bus import Bus, Wires
 from proxy.caps import Caps
 from proxy.config import Config, ListenConfig, Tls
 from proxy.edge import listen
@@ -33,7 +35,7 @@ from proxy.hooks import Hooks
 from proxy.housekeeping import AuditLog, Housekeeper
 from proxy.journal import Journal
 from proxy.login import LoginService
-from proxy.logs import Line, configure
+from proxy.logs import Line
 from proxy.oauth import TokenBroker, TokenClient
 from proxy.oauth.ahead import Ahead
 from proxy.publishing import Publisher
@@ -45,7 +47,7 @@ from proxy.store.pool import StorePool
 from proxy.store.rows import Seat
 from proxy.store.store import Store
 from proxy.throttle import Throttle
-from proxy.vault.cache import VerifyCache
+from proxy.vault.cache import Fingerprints, VerifyCache
 from proxy.vault.hashing import Hasher, HashPool
 from proxy.vault.sealing import MasterPrivate, load_master
 
@@ -55,6 +57,34 @@ IDLE_SWEEP_S = 5.0
 FIRST_PROBE_S = 3.0  # a silent upstream must not keep the others' clients waiting
 FAREWELL_S = 6.0  # for BYE / 421 to the clients that were not logged in: longer than the fronts wait for one (CLOSE_S)
 CUT_OFF_S = 1.0  # for connections that were aborted to be gone: a turn of the loop or two
+SIGNALS = frozenset({signal.SIGTERM, signal.SIGINT, signal.SIGCHLD})  # blocked until a worker is ready for them
+
+
+@dataclass(frozen=True, slots=True)
+class Post:
+    """What a worker is given by its supervisor: who it is, where clients come from, and what it shares."""
+
+    seat: Seat
+    workers: int  # of this node
+    sockets: Sequence[socket.socket]  # one for each of the configuration's listeners, in their order
+    wires: Wires
+
+    @property
+    def is_first(self) -> bool:
+        """Whether it does what one of a node's workers must do for all."""
+        return self.seat.number == 0
+
+    def share_of(self, whole: int) -> int:
+        """A worker's part of a bound that is the whole node's, rounded up."""
+        return math.ceil(whole / self.workers)
+
+
+@dataclass(frozen=True, slots=True)
+class Strings:
+    """Two pipes between a worker and its supervisor."""
+
+    supervised: int  # to read from: ends when the supervisor is gone
+    ready: int  # to write to: one byte as soon as the worker accepts
 
 
 @dataclass(slots=True)
@@ -62,6 +92,7 @@ class Server:
     """A running Gatepost, for one event loop."""
 
     config: Config
+    seat: Seat
     house: House
     acceptors: list[listen.Acceptor]
     journal: Journal
@@ -78,7 +109,8 @@ class Server:
         """Stop accepting, send those away who are not logged in, let sessions fall quiet, end the rest in time."""
         loop = asyncio.get_running_loop()
         deadline = loop.time() + self.config.limits.drain_s
-        logger.info("%s", Line("draining", sessions=len(self.house.registry), waiting=self.house.guests.waiting))
+        sessions, waiting = len(self.house.registry), self.house.guests.waiting
+        logger.info("%s", Line("draining", worker=self.seat.number, sessions=sessions, waiting=waiting))
         for acceptor in self.acceptors:
             acceptor.stop()
         self.house.guests.close_waiting(Answer.CLOSING)
@@ -96,41 +128,59 @@ class Server:
                 await self.house.guests.nobody_waits.wait()
 
 
-def serve(config: Config) -> int:
-    """Run in the foreground until SIGTERM or SIGINT. Raises OperatorError or StoreUnavailable before it is ready."""
-    configure(config.log.level, config.log.format, is_journal="JOURNAL_STREAM" in os.environ)
+def preflight(config: Config) -> None:
+    """Find out what would keep every worker from starting, and bring the database up to date.
+
+    raises  OperatorError, StoreUnavailable
+    """
     store = Store.open(config.store.url, migrate=config.store.migrate)
+    try:
+        _master(config, store)
+    finally:
+        store.close()
+    _loop_factory(config)
+    _tls_context(config)
+
+
+def work(config: Config, post: Post, strings: Strings) -> int:
+    """Be a worker until SIGTERM, SIGINT, or the end of the supervisor. Raises OperatorError, StoreUnavailable."""
+    store = Store.open(config.store.url, migrate=False)
     try:
         master = _master(config, store)
         with asyncio.Runner(loop_factory=_loop_factory(config)) as runner:
-            runner.run(_run(config, store, master))
+            runner.run(_run(config, store, master, post, strings))
     finally:
         store.close()
     return 0
 
 
-async def _run(config: Config, store: Store, master: MasterPrivate) -> None:
+async def _run(config: Config, store: Store, master: MasterPrivate, post: Post, strings: Strings) -> None:
     stopped = asyncio.Event()
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stopped.set)
-    async with running(config, store, master) as server:
-        for listener, (host, port) in server.addresses:
-            name = f"{listener.protocol}://{f'[{host}]' if ':' in host else host}:{port}"
-            logger.info("%s", Line("listening", on=name, tls=listener.tls.value))
-        logger.info("%s", Line("ready"))
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS)
+
+    def orphaned() -> None:
+        loop.remove_reader(strings.supervised)
+        logger.warning("%s", Line("supervisor_gone", worker=post.seat.number))
+        stopped.set()
+
+    loop.add_reader(strings.supervised, orphaned)
+    async with running(config, store, master, post) as server:
+        with contextlib.suppress(BrokenPipeError):  # then `orphaned` is next
+            os.write(strings.ready, b"r")
         await stopped.wait()
         await server.drain()
-    logger.info("%s", Line("stopped"))
+    loop.remove_reader(strings.supervised)
 
 
 @contextlib.asynccontextmanager
-async def running(config: Config, store: Store, master: MasterPrivate) -> AsyncIterator[Server]:
+async def running(config: Config, store: Store, master: MasterPrivate, post: Post) -> AsyncIterator[Server]:
     """A Gatepost that accepts, on this loop; what is left is cut off at the end. Raises ConfigError."""
     slim_buffers()
     async with contextlib.AsyncExitStack() as stack:
-        sockets = [stack.enter_context(listen.bind(listener)) for listener in config.listeners]
-        server = await build(config, store, master, sockets, stack)
+        server = await build(config, store, master, post, stack)
         # Who connects earlier waits in the socket's backlog: the first client gets the whole list, too.
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(FIRST_PROBE_S):
@@ -143,21 +193,18 @@ async def running(config: Config, store: Store, master: MasterPrivate) -> AsyncI
 
 
 async def build(
-    config: Config,
-    store: Store,
-    master: MasterPrivate,
-    sockets: list[socket.socket],
-    stack: contextlib.AsyncExitStack,
+    config: Config, store: Store, master: MasterPrivate, post: Post, stack: contextlib.AsyncExitStack
 ) -> Server:
     """Wire the parts together; what must be closed is left to `stack`, in the order that closing needs."""
+    seat = post.seat
     limits = config.limits
     hostname = socket.gethostname()
-    seat = Seat(secrets.token_hex(8), hostname, 0)
     store = store.acting(Actor(SYSTEM, seat.node, worker=seat.number))
     pool = StorePool(store)
     stack.callback(pool.close)
     hashes = HashPool(
         Hasher(memory_kib=limits.argon2_memory_kib, time=limits.argon2_time, lanes=limits.argon2_lanes),
+        threads=hashing_threads(post, usable_cores()),
         queue=limits.hash_queue,
     )
     stack.callback(hashes.close)
@@ -169,7 +216,7 @@ async def build(
     )
     stack.push_async_callback(refusals.close)
     token_client = TokenClient(client_context)
-    alerts = Alerts(store=store, pool=pool, deliver=Hooks(config.alerts).deliver, node=hostname)
+    alerts = Alerts(store=store, pool=pool, deliver=Hooks(config.alerts).deliver, node=seat.node)
     broker = TokenBroker(store=store, pool=pool, master=master, client=token_client, clock=monotonic, ear=alerts)
     stack.push_async_callback(broker.close)
     registry = Registry(
@@ -179,21 +226,33 @@ async def build(
     )
     publisher = Publisher(seat=seat, registry=registry, store=store, pool=pool)
     stack.push_async_callback(publisher.retire)
-    ahead = Ahead(broker=broker, store=store, pool=pool, upstreams=config.upstreams.get, clock=monotonic)
+    ahead = Ahead(
+        broker=broker,
+        store=store,
+        pool=pool,
+        upstreams=config.upstreams.get,
+        clock=monotonic,
+        is_searching=post.is_first,
+    )
     caps = Caps(count_elsewhere=lambda *mailbox: pool.run(store.roster.sessions_elsewhere, seat, *mailbox))
     stack.callback(caps.close)
+    bus = Bus(post.wires)
+    throttle = Throttle(
+        wrong=limits.throttle_wrong,
+        wrong_network=limits.throttle_wrong_network,
+        window_s=limits.throttle_window_s,
+        clock=monotonic,
+        others=bus,
+    )
+    stack.callback(bus.listen(throttle))
     login = LoginService(
         upstreams=config.upstreams.get,
         store=store,
         pool=pool,
         hashes=hashes,
         cache=VerifyCache(ttl_s=limits.verify_cache_s, clock=monotonic),
-        throttle=Throttle(
-            wrong=limits.throttle_wrong,
-            wrong_network=limits.throttle_wrong_network,
-            window_s=limits.throttle_window_s,
-            clock=monotonic,
-        ),
+        throttle=throttle,
+        fingerprints=Fingerprints(post.wires.key),
         broker=broker,
         registry=registry,
         journal=journal,
@@ -215,29 +274,45 @@ async def build(
         hostname=hostname,
         login=login,
         registry=registry,
-        guests=Guests(connections=limits.connections, waiting_per_address=limits.waiting_per_address),
+        guests=Guests(connections=post.share_of(limits.connections), waiting_per_address=limits.waiting_per_address),
         tls_context=_tls_context(config),
         extensions=extensions.offered,
         learn=extensions.learn,
     )
-    for task in (
+    tasks = [
         registry.watch(),
         journal.run(),
         refusals.run(),
         publisher.run(),
-        Housekeeper(store=store, pool=pool, audit=config.audit).run(),
-        AuditLog(store=store, pool=pool, node=seat.node).run(),
-        extensions.probe_all(config),
+        extensions.reread(config.upstreams),
         _sweep(config, registry),
         ahead.run(),
         alerts.run(),
-    ):
-        await stack.enter_async_context(_task(task))
-    acceptors = [
-        listen.Acceptor(house, listener, sock, _front_of(listener))
-        for listener, sock in zip(config.listeners, sockets, strict=True)
     ]
-    return Server(config, house, acceptors, journal, extensions.first_round)
+    if post.is_first:
+        tasks.append(Housekeeper(store=store, pool=pool, audit=config.audit).run())
+        tasks.append(AuditLog(store=store, pool=pool, node=seat.node).run())
+        # To the upstreams a node is one address: one worker asks, and the others, started later, read its answers.
+        tasks.append(extensions.probe_all(config))
+    else:
+        extensions.first_round.set()
+    for task in tasks:
+        await stack.enter_async_context(_task(task))
+    per_turn = listen.ACCEPTS_PER_TURN if post.workers == 1 else listen.SHARED_ACCEPTS_PER_TURN
+    acceptors = [
+        listen.Acceptor(house, listener, sock, _front_of(listener), per_turn=per_turn)
+        for listener, sock in zip(config.listeners, post.sockets, strict=True)
+    ]
+    return Server(config, seat, house, acceptors, journal, extensions.first_round)
+
+
+def hashing_threads(post: Post, cores: int) -> int:
+    """As many as cores on the whole node; but two for each worker, of which strangers never take the last."""
+    return max(2, post.share_of(cores))
+
+
+def usable_cores() -> int:
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def _front_of(listener: ListenConfig) -> listen.FrontFactory:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import ipaddress
 from collections import OrderedDict
 from collections.abc import Callable
+from typing import Protocol
 
 MAX_KEYS = 100_000  # networks and (network, login) pairs remembered; the least recently seen go first
 MAX_FINGERPRINTS = 500_000  # over all keys; about 100 MB under an attack from very many networks
@@ -49,15 +50,33 @@ class _Counts:
         return True
 
 
-class Throttle:
-    """In-process counters over a sliding window. `clock` is monotonic seconds."""
+class Others(Protocol):
+    """Who counts the same: told of all that is new here; what they find out comes by hear_wrong and hear_success."""
 
-    def __init__(self, *, wrong: int, wrong_network: int, window_s: float, clock: Callable[[], float]) -> None:
+    def tell_wrong(self, address: str, login: str, fingerprint: bytes) -> None: ...
+
+    def tell_success(self, address: str, login: str) -> None: ...
+
+
+class Throttle:
+    """Counters over a sliding window, in memory. `clock` is monotonic seconds."""
+
+    def __init__(
+        self,
+        *,
+        wrong: int,
+        wrong_network: int,
+        window_s: float,
+        clock: Callable[[], float],
+        others: Others | None = None,
+    ) -> None:
         """How much room there is.
 
         wrong           distinct wrong secrets in the window from one network for one login name
         wrong_network   the same from one network for all login names together
+        others          the node's other workers: a guesser's connections land on all of them
         """
+        self._others = others
         self._wrong = wrong
         self._wrong_network = wrong_network
         self._window_s = window_s
@@ -72,14 +91,21 @@ class Throttle:
 
     def record_wrong(self, address: str, login: str, fingerprint: bytes) -> bool:
         """Count a wrong secret. Returns whether it is new within the window (worth a line in the log)."""
-        now = self._clock()
-        since = now - self._window_s
-        added = [
-            self._counts.add(key, fingerprint, now, since=since, room=room) for key, room in self._keys(address, login)
-        ]
+        added = self._count(address, login, fingerprint)
+        if any(added) and self._others is not None:
+            self._others.tell_wrong(address, login, fingerprint)
         return added[0]
 
     def record_success(self, address: str, login: str) -> None:
+        self.hear_success(address, login)
+        if self._others is not None:
+            self._others.tell_success(address, login)
+
+    def hear_wrong(self, address: str, login: str, fingerprint: bytes) -> None:
+        """Count what another worker has met."""
+        self._count(address, login, fingerprint)
+
+    def hear_success(self, address: str, login: str) -> None:
         now = self._clock()
         for key in (_near(address), f"{_near(address)} {login}"):
             self._successes[key] = now
@@ -90,6 +116,14 @@ class Throttle:
     def is_regular(self, address: str, login: str) -> bool:
         """Whether this login name succeeded from this network lately: it hashes in the regulars' lane."""
         return self._has_success(f"{_near(address)} {login}")
+
+    def _count(self, address: str, login: str, fingerprint: bytes) -> list[bool]:
+        """For each key whether the secret is new there, the narrowest first."""
+        now = self._clock()
+        since = now - self._window_s
+        return [
+            self._counts.add(key, fingerprint, now, since=since, room=room) for key, room in self._keys(address, login)
+        ]
 
     def _has_success(self, key: str) -> bool:
         at = self._successes.get(key)

@@ -31,8 +31,8 @@ def lab() -> Iterator[Lab]:
 
 @pytest.fixture(scope="session")
 def gate(lab: Lab, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Gate]:
-    """A Gatepost on uvloop with an account for each user of the lab. Tests make app passwords of their own."""
-    gate = Gate.prepare(lab, tmp_path_factory.mktemp("gate"))
+    """A Gatepost of two workers, with an account for each user of the lab. Tests make app passwords of their own."""
+    gate = Gate.prepare(lab, tmp_path_factory.mktemp("gate"), workers=2)
     for user in USERS:
         gate.add_account(user)
     gate.start()

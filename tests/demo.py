@@ -67,7 +67,7 @@ def tell(*, once: bool) -> None:
         lab.deliver(ANN, WELCOME.encode())
 
         say("2. Gatepost in front of it: gatepost init, account add, create, serve.")
-        gate = Gate.prepare(lab, Path(directory))
+        gate = Gate.prepare(lab, Path(directory), workers=0)
         gate.add_account(ANN)
         show(f"account {ANN} added, with the refresh token of her sign-in")
         scanner = gate.create(ANN, "Scanner, 2nd floor")

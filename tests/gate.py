@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import re
@@ -71,6 +72,7 @@ token_url = "{token_url}"
 level = "debug"
 
 [workers]
+count = {workers}
 loop = "{loop}"
 
 [limits]
@@ -109,7 +111,14 @@ class Gate:
 
     @classmethod
     def prepare(
-        cls, lab: Lab, directory: Path, *, loop: str = "uvloop", starttls: bool = False, limits: str = ""
+        cls,
+        lab: Lab,
+        directory: Path,
+        *,
+        loop: str = "uvloop",
+        starttls: bool = False,
+        limits: str = "",
+        workers: int = 1,
     ) -> Self:
         """Make the set-up by `gatepost init` and write its configuration; nothing runs yet.
 
@@ -129,6 +138,7 @@ class Gate:
                 client_id=lab.idp.client_id,
                 token_url=lab.idp.token_url,
                 loop=loop,
+                workers=workers,
                 limits=limits,
             )
         )
@@ -136,16 +146,9 @@ class Gate:
 
     def start(self) -> None:
         """Start `gatepost serve` and wait until it is ready. Raises GateError with its log."""
-        log = self.log_file.open("ab")
-        with log:
-            begin = log.tell()
-            self.process = subprocess.Popen(
-                [sys.executable, "-m", "proxy", "serve", "--config", self.config],
-                stdin=subprocess.DEVNULL,
-                stdout=log,
-                stderr=log,
-                env=_environment(),
-            )
+        begin = len(self.log())
+        self.launch()
+        assert self.process is not None
         deadline = time.monotonic() + READY_S
         while "event=ready" not in (text := self.log()[begin:]):
             if self.process.poll() is not None or time.monotonic() > deadline:
@@ -156,6 +159,18 @@ class Gate:
         found = {(protocol, tls): Endpoint("localhost", int(port)) for protocol, port, tls in ports}
         self.imaps, self.imap = found["imap", "implicit"], found["imap", "starttls"]
         self.smtps, self.smtp = found["smtp", "implicit"], found["smtp", "starttls"]
+
+    def launch(self) -> None:
+        """Start `gatepost serve`, and wait for nothing."""
+        with self.log_file.open("ab") as log:
+            self.process = subprocess.Popen(
+                [sys.executable, "-m", "proxy", "serve", "--config", self.config],
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+                env=_environment(),
+                process_group=0,  # so that kill() can reach the workers of a supervisor that is gone
+            )
 
     def stop(self) -> int:
         """SIGTERM, and its exit status. Raises GateError if it does not end."""
@@ -169,9 +184,15 @@ class Gate:
 
     def kill(self) -> None:
         """End it at once, if it runs; for the end of a test."""
-        if self.process is not None and self.process.poll() is None:
-            self.process.kill()
+        if self.process is not None:
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(self.process.pid, signal.SIGKILL)
             self.process.wait()
+
+    def workers(self) -> dict[int, int]:
+        """The process ids of the workers that were ready, by their numbers."""
+        ready = re.findall(r"event=worker_ready worker=(\d+) pid=(\d+)", self.log())
+        return {int(number): int(pid) for number, pid in ready}
 
     def log(self) -> str:
         return self.log_file.read_text() if self.log_file.exists() else ""

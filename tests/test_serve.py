@@ -6,18 +6,14 @@ import asyncio
 import hashlib
 import random
 import signal
-import socket
 from base64 import b64encode
 from dataclasses import replace
 
 import pytest
 
-from proxy.config import LimitsConfig, ListenConfig, Tls
+from proxy.config import Tls
 from proxy.edge import imap, relay, smtp
-from proxy.errors import Answer, ConfigError
-from proxy.serve import running
-from proxy.store.store import Store
-from proxy.vault.sealing import load_master
+from proxy.errors import Answer
 from tests.edge.house_kit import QUICK, USER, Mailbox, Set_up, mail_server, make_template, open_house, set_up
 from tests.edge.relay_kit import End, soon, until
 from tests.edge.scripted import make_certificates, on_both_loops
@@ -195,23 +191,3 @@ async def test_task_that_crashes_ends_the_process_with_its_error(made):
             gate.server.house.registry._read_revision = crash
             await soon(told.wait())
     assert [line for line in gate.lines if line.startswith("CRITICAL event=task_crashed")]
-
-
-# -- what keeps it from starting ---------------------------------------------------------------------------------------
-
-
-@on_both_loops
-async def test_second_address_in_use_leaves_the_first_one_free(made):
-    with socket.create_server(("127.0.0.1", 0)) as other, socket.create_server(("127.0.0.1", 0)) as probe:
-        taken, free = other.getsockname()[1], probe.getsockname()[1]
-        probe.close()
-        listeners = tuple(ListenConfig("imap", "127.0.0.1", port, Tls.NONE, ("main",)) for port in (free, taken))
-        config = replace(made.config, listeners=listeners, limits=LimitsConfig())
-        store = Store.open(config.store.url, migrate=False)
-        try:
-            with pytest.raises(ConfigError, match="in use"):
-                async with running(config, store, load_master(config.keys.master.read())):
-                    pass
-        finally:
-            store.close()
-        socket.create_server(("127.0.0.1", free)).close()

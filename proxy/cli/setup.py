@@ -40,7 +40,7 @@ def _init(arguments: argparse.Namespace, config: Path) -> int:
 
 def _serve(arguments: argparse.Namespace, config: Path) -> int:
     del arguments
-    from proxy.serve import serve  # noqa: PLC0415 - the whole server
+    from proxy.workers import serve  # noqa: PLC0415 - the whole server
 
     return serve(load(config))
 

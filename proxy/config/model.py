@@ -179,20 +179,21 @@ class LogConfig:
 
 @dataclass(frozen=True, slots=True)
 class WorkersConfig:
-    count: int = 1
+    count: int = 0  # processes that share the listeners; 0 is as many as usable cores
     loop: Literal["uvloop", "asyncio"] = "uvloop"
+    node: str = ""  # this machine among those that share a database; "" is its host name
 
 
 @dataclass(frozen=True, slots=True)
 class LimitsConfig:
     """Bounds that an administrator may move. Times in seconds, sizes as named."""
 
-    connections: int = 10_000  # open client connections; above it BYE / 421
-    waiting_per_address: int = 256  # connections of one address that are not logged in yet
+    connections: int = 10_000  # open client connections of all workers; above it BYE / 421
+    waiting_per_address: int = 256  # connections of one address that are not logged in yet, at each worker
     argon2_memory_kib: int = 19_456  # OWASP's argon2id minimum: 19 MiB, t=2, p=1
     argon2_time: int = 2
     argon2_lanes: int = 1
-    hash_queue: int = 64  # logins that may wait for argon2, per lane
+    hash_queue: int = 64  # logins that may wait for argon2, per lane and worker
     verify_cache_s: int = 300  # how long a verified password spares argon2, or bridges a store that is down
     throttle_wrong: int = 10  # distinct wrong secrets in throttle_window_s from one network for one login name
     throttle_wrong_network: int = 100  # the same, from one network for all login names together

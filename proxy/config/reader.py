@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import os
+import re
 import tomllib
 from collections.abc import Mapping
 from pathlib import Path
@@ -32,6 +33,8 @@ from proxy.errors import ConfigError
 
 MAX_FILE_BYTES = 1_048_576  # ten thousand upstreams fit; anything longer is the wrong file
 _SECTIONS = ("store", "keys", "tls", "listen", "upstream", "alerts", "audit", "log", "workers", "limits")
+MAX_WORKERS = 1_024
+_NODE = re.compile(r"[A-Za-z0-9._-]{1,64}")  # as long as a host name may be on Linux
 _WEEK_S = 604_800
 _TLS_MINIMUM: tuple[Literal["1.2", "1.3"], ...] = ("1.2", "1.3")
 _LEVELS: tuple[Literal["debug", "info", "warning"], ...] = ("debug", "info", "warning")
@@ -173,12 +176,13 @@ def _log(top: Table) -> LogConfig:
 
 
 def _workers(top: Table) -> WorkersConfig:
-    table = top.table("workers", ("count", "loop"))
+    table = top.table("workers", ("count", "loop", "node"))
     default = WorkersConfig()
-    count = table.number("count", default.count, 0, 1_024)
-    if count != 1:
-        raise table.error("count", f"{count} is not possible yet", "this version runs one worker: set count = 1")
-    return WorkersConfig(count, table.choice("loop", _LOOPS, default.loop))
+    count = table.number("count", default.count, 0, MAX_WORKERS)
+    node = table.text("node") or default.node
+    if node and not _NODE.fullmatch(node):
+        raise table.error("node", "is no name for a machine", "use up to 64 letters, digits, dots, dashes or _")
+    return WorkersConfig(count, table.choice("loop", _LOOPS, default.loop), node)
 
 
 def _limits(top: Table) -> LimitsConfig:

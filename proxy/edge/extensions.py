@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 from collections.abc import Mapping
 
@@ -17,6 +18,7 @@ from proxy.wire.extensions import common_esmtp, common_imap
 logger = logging.getLogger("gatepost.edge")
 
 PROBE_RETRY_S = 60.0  # an upstream that was down at the start is asked again
+REREAD_S = 60.0  # until other workers and nodes offer what a login taught this one
 
 
 class Extensions:
@@ -29,7 +31,7 @@ class Extensions:
         self._learned: dict[tuple[str, Protocol], tuple[str, ...]] = {}
         self._offers: dict[ListenConfig, tuple[str, ...]] = {}
         self._writes: set[asyncio.Task[None]] = set()
-        self.first_round = asyncio.Event()  # probe_all has asked everybody once
+        self.first_round = asyncio.Event()  # probe_all has asked everybody once, and what it got is kept
 
     async def load(self, upstreams: Mapping[str, UpstreamConfig]) -> None:
         """Read what the store remembers. Raises StoreUnavailable."""
@@ -40,6 +42,16 @@ class Extensions:
                 known = await self._pool.run(self._store.extensions, upstream.name, protocol)
                 if known is not None and upstream.endpoint(protocol) is not None:
                     self._learned[upstream.name, protocol] = known
+        self._offers.clear()
+
+    async def reread(self, upstreams: Mapping[str, UpstreamConfig]) -> None:
+        """Look again and again, until cancelled, what other processes have learned."""
+        while True:
+            await asyncio.sleep(REREAD_S)
+            if self._writes:  # what we know is newer
+                continue
+            with contextlib.suppress(StoreUnavailable):  # the registry's watcher tells the operator
+                await self.load(upstreams)
 
     def offered(self, listener: ListenConfig) -> tuple[str, ...]:
         """What all upstreams behind the listener have; nothing while one of them is unknown."""
@@ -68,6 +80,7 @@ class Extensions:
         wanted = {(name, listener.protocol) for listener in config.listeners for name in listener.upstreams}
         while wanted:
             answers = await asyncio.gather(*(self._probe(config.upstreams[name], kind) for name, kind in wanted))
+            await self.close()  # who is told of the first round may read the store
             self.first_round.set()
             wanted = {pair for pair, is_answered in zip(wanted, answers, strict=True) if not is_answered}
             if wanted:

@@ -28,6 +28,7 @@ logger = logging.getLogger("gatepost.edge")
 
 BACKLOG = 4096  # a thousand clients come back in the same instant after a power cut; the kernel caps it at somaxconn
 ACCEPTS_PER_TURN = 64  # then the loop serves those already here
+SHARED_ACCEPTS_PER_TURN = 1  # of a socket that other workers wait at, too: nobody takes a whole crowd for himself
 NO_ROOM_PAUSE_S = 0.25
 NO_ROOM_LINE_S = 60.0  # one line of the log in so much time, however often there is no room
 # Counted from close(), so the time for what is still to be sent is in it. Every close has its own deadline besides.
@@ -70,11 +71,20 @@ def bind(listener: ListenConfig) -> socket.socket:
 class Acceptor:
     """Accepts for one listener until closed. Owns its socket, and the headers and handshakes under way."""
 
-    def __init__(self, house: House, listener: ListenConfig, sock: socket.socket, front: FrontFactory) -> None:
+    def __init__(
+        self,
+        house: House,
+        listener: ListenConfig,
+        sock: socket.socket,
+        front: FrontFactory,
+        *,
+        per_turn: int = ACCEPTS_PER_TURN,
+    ) -> None:
         self._house = house
         self._listener = listener
         self._sock = sock
         self._front = front
+        self._per_turn = per_turn
         self._loop = asyncio.get_running_loop()
         self._receiving: set[asyncio.Task[None]] = set()
         self._pause: asyncio.TimerHandle | None = None
@@ -109,7 +119,7 @@ class Acceptor:
             await asyncio.wait(self._receiving)
 
     def _accept(self) -> None:
-        for _ in range(ACCEPTS_PER_TURN):
+        for _ in range(self._per_turn):
             if self._house.guests.is_overfull:
                 self._rest("overfull")
                 return

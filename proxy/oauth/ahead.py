@@ -5,6 +5,7 @@ It looks after three kinds of accounts, never sealed ones (nobody but a login op
 - those whose last refresh failed, until one succeeds: so "failing" is about now, and ends without a login;
 - those whose refresh token nobody used for a week: providers forget such tokens (Entra after 90 days, Google after
   six months, others sooner).
+The latter two by one worker of each node alone: its search finds what the others failed with.
 Every renewal goes through the broker: one at a time per account in all processes, with its lease and its back-off.
 """
 
@@ -47,8 +48,14 @@ class Ahead:
         pool: StorePool,
         upstreams: Callable[[str], UpstreamConfig | None],
         clock: Callable[[], float],
+        is_searching: bool = True,
     ) -> None:
-        """`clock` gives monotonic seconds, the same as the broker's."""
+        """How to look after them.
+
+        clock           monotonic seconds, the same as the broker's
+        is_searching    whether it also renews what nobody uses here: not every worker must ask a provider in trouble
+        """
+        self._is_searching = is_searching
         self._broker = broker
         self._store = store
         self._pool = pool
@@ -87,9 +94,10 @@ class Ahead:
             # Also for those that other processes failed with; what fails here has its own time to be tried again.
             failing = await self._pool.run(self._store.upkeep.failing_accounts, 10 * PER_ROUND)
             self._forget_all_but(account.id for account in failing)
-            found += [account for account in failing if account.id not in waiting][:PER_ROUND]
+            if self._is_searching:
+                found += [account for account in failing if account.id not in waiting][:PER_ROUND]
             self._sweep_at = now + SWEEP_S
-        if now >= self._idle_sweep_at:
+        if self._is_searching and now >= self._idle_sweep_at:
             before = datetime.now(UTC) - IDLE_FOR
             found += await self._pool.run(self._store.upkeep.idle_accounts, before, PER_ROUND)
             is_whole = len(found) < PER_ROUND

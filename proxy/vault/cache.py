@@ -71,10 +71,13 @@ class VerifyCache:
 
 
 class Fingerprints:
-    """Keyed digests that tell (login name, password) pairs apart without keeping them; random per process."""
+    """Keyed digests that tell (login name, password) pairs apart without keeping them.
 
-    def __init__(self) -> None:
-        self._key = secrets.token_bytes(32)
+    The key is random: each process's own, or that of a node's workers, who compare what they met.
+    """
+
+    def __init__(self, key: bytes | None = None) -> None:
+        self._key = secrets.token_bytes(32) if key is None else key
 
     def of(self, login: str, password: Secret) -> bytes:
         fields = (login.encode("utf-8", "surrogatepass"), password.reveal().encode("utf-8", "surrogatepass"))

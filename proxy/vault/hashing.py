@@ -1,13 +1,12 @@
 """argon2id: hashing and verifying app passwords, on threads of its own with bounded lanes.
 
 argon2-cffi releases the GIL, so threads compute in parallel; more threads than cores would only multiply memory
-(threads x argon2 memory is the bound, outcomes E28).
+(threads x argon2 memory is the bound, outcomes E28). So the workers of a node share the cores.
 """
 
 from __future__ import annotations
 
 import asyncio
-import os
 import secrets
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -104,16 +103,15 @@ class Ticket:
 class HashPool:
     """The hashing threads and their two lanes. One pool per process, owned by build()."""
 
-    def __init__(self, hasher: Hasher, *, threads: int | None = None, queue: int = 64) -> None:
-        """Threads default to the cores; the strangers' lane may use all but one of them, if there is more than one.
+    def __init__(self, hasher: Hasher, *, threads: int, queue: int = 64) -> None:
+        """The strangers' lane may use all threads but one, if there is more than one.
 
         queue   logins that may hold a ticket, per lane
         """
-        count = threads or os.cpu_count() or 1
         self.hasher = hasher
-        self._threads = ThreadPoolExecutor(max_workers=count, thread_name_prefix="argon2")
-        # The strangers' semaphore leaves one thread to the regulars; on a single core they share it in turn.
-        self._strangers = asyncio.Semaphore(max(1, count - 1))
+        self._threads = ThreadPoolExecutor(max_workers=threads, thread_name_prefix="argon2")
+        # The strangers' semaphore leaves one thread to the regulars; a single one they share in turn.
+        self._strangers = asyncio.Semaphore(max(1, threads - 1))
         self._queue = queue
         self._held = dict.fromkeys(Lane, 0)
 

@@ -48,7 +48,7 @@ def test_example_shows_the_defaults():
     assert config.keys == KeysConfig()
     assert config.tls.minimum == TlsConfig().minimum
     assert config.log == LogConfig()
-    assert config.workers == WorkersConfig()
+    assert config.workers == WorkersConfig(node="mail1")  # its default is another on every host
     assert config.limits == LimitsConfig()
     office, company = config.upstreams["office"], config.upstreams["company"]
     assert office.oauth2 is not None
@@ -330,8 +330,10 @@ BROKEN = {
     "migrate is a number": ("[store]\nmigrate = 1\n" + LISTEN + UPSTREAM, "[store] migrate: is a number", "true"),
     "section is a value": ("log = 'debug'\n" + LISTEN + UPSTREAM, "log: is a string", "[log]"),
     "log level": ("[log]\nlevel = 'trace'\n" + LISTEN + UPSTREAM, '[log] level: "trace"', '"warning"'),
-    "two workers": ("[workers]\ncount = 2\n" + LISTEN + UPSTREAM, "[workers] count: 2", "set count = 1"),
-    "all cores": ("[workers]\ncount = 0\n" + LISTEN + UPSTREAM, "[workers] count: 0", "set count = 1"),
+    "fewer than no workers": ("[workers]\ncount = -1\n" + LISTEN + UPSTREAM, "[workers] count: -1", "1024"),
+    "too many workers": ("[workers]\ncount = 1025\n" + LISTEN + UPSTREAM, "[workers] count: 1025", "1024"),
+    "a node with a blank": ('[workers]\nnode = "mail 1"\n' + LISTEN + UPSTREAM, "[workers] node: is no name", "use up"),
+    "a node of two lines": ('[workers]\nnode = "a\\nb"\n' + LISTEN + UPSTREAM, "[workers] node", ""),
     "limit too low": ("[limits]\nconnections = 0\n" + LISTEN + UPSTREAM, "[limits] connections: 0", "from 1 to"),
     "cache too long": ("[limits]\nverify_cache_s = 301\n" + LISTEN + UPSTREAM, "verify_cache_s: 301", "from 0 to 300"),
     "limit is true": ("[limits]\nconnections = true\n" + LISTEN + UPSTREAM, "connections: is true or", "whole number"),

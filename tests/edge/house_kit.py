@@ -22,10 +22,13 @@ from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
+from proxy.bus import lay
 from proxy.cli import main
 from proxy.config import Config, Endpoint, LimitsConfig, ListenConfig, Protocol, Tls, TlsConfig, UpstreamConfig
 from proxy.config.reader import load
-from proxy.serve import Server, running
+from proxy.edge.listen import bind
+from proxy.serve import Post, Server, running
+from proxy.store.rows import Seat
 from proxy.store.store import Store
 from proxy.vault.sealing import load_master
 from tests.edge.relay_kit import End, soon, until
@@ -268,6 +271,14 @@ class _Ears(logging.Handler):
 
 
 @asynccontextmanager
+async def post_for(config: Config, number: int, workers: int) -> AsyncIterator[Post]:
+    """What the supervisor gives its workers."""
+    with contextlib.ExitStack() as stack:
+        sockets = [stack.enter_context(bind(listener)) for listener in config.listeners]
+        yield Post(Seat(f"worker{number}", "node1", number), workers, sockets, lay(workers, stack)[number])
+
+
+@asynccontextmanager
 async def open_house(
     made: Set_up,
     upstream: Upstream,
@@ -277,6 +288,8 @@ async def open_house(
     host: str = "127.0.0.1",
     limits: LimitsConfig = QUICK,
     listeners: Sequence[ListenConfig] = (),
+    number: int = 0,
+    workers: int = 1,
 ) -> AsyncIterator[Gatepost]:
     """Serve with one listener for each of `tls`; nothing may be logged as an error, and nothing left at the end.
 
@@ -301,7 +314,10 @@ async def open_house(
     logger.setLevel(logging.DEBUG)
     store = Store.open(config.store.url, migrate=False)
     try:
-        async with running(config, store, load_master(config.keys.master.read())) as server:
+        async with (
+            post_for(config, number, workers) as post,
+            running(config, store, load_master(config.keys.master.read()), post) as server,
+        ):
             gate = Gatepost(server, made.password, trust, ears.lines)
             if upstream.greet in (imap_login, smtp_login):
                 await gate.probed()

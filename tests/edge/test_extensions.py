@@ -177,3 +177,40 @@ async def test_imap_capabilities_of_the_upstream_are_offered_before_login_and_it
         assert set(IMAP_OFFER.split()) - {b"SASL-IR", b"AUTH=PLAIN"} <= set(greeting)
         assert greeting.count(b"AUTH=PLAIN") == greeting.count(b"SASL-IR") == 1
         client.drop()
+
+
+# -- several processes -------------------------------------------------------------------------------------------------
+
+
+@on_both_loops
+async def test_a_node_s_first_worker_alone_asks_and_the_others_offer_what_it_got(made):
+    visits = 0
+
+    async def counted(mailbox: Mailbox) -> None:
+        nonlocal visits
+        visits += 1
+        await smtp_login(mailbox)
+
+    async with mail_server(made.certificates, "smtp", greet=counted) as upstream:
+        async with open_house(made, upstream, "smtp", workers=2) as first:
+            await until(first.server.first_probe.is_set)
+            offered = first.server.house.extensions(first.server.addresses[0][0])
+        assert visits == 1
+        async with open_house(made, upstream, "smtp", number=1, workers=2) as second:
+            client = await second.connect(Tls.IMPLICIT)
+            await client.line()
+            assert set(offered) <= {line[4:].decode() for line in await ehlo(client)}
+        assert visits == 1
+    assert offered
+
+
+@on_both_loops
+async def test_what_another_process_learned_is_offered_after_a_while(made, monkeypatch):
+    monkeypatch.setattr(module, "REREAD_S", 0.01)
+    async with opened(made) as one, opened(made) as other:
+        upstream = replace(made.config.upstreams["main"], imap=Endpoint("localhost", 1, Tls.IMPLICIT))
+        rereading = asyncio.create_task(one.reread({"main": upstream}))
+        other.learn("main", "imap", ("IMAP4rev1", "IDLE"))
+        await until(lambda: one.offered(listener("main", protocol="imap")) == ("IDLE",))
+        rereading.cancel()
+        await asyncio.wait([rereading])

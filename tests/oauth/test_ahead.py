@@ -7,7 +7,7 @@ from datetime import UTC, datetime, timedelta
 import pytest
 
 from proxy.errors import Refusal, Refused, UpstreamError, UpstreamFault
-from proxy.oauth.ahead import IDLE_SWEEP_S, RETRY_S, SWEEP_S
+from proxy.oauth.ahead import IDLE_SWEEP_S, RETRY_S, SWEEP_S, Ahead
 from proxy.store.rows import Account, AccountState, NewAccount, Purpose
 from proxy.store.schema import account as account_table, deposit
 from tests.service.house import House
@@ -68,6 +68,34 @@ async def test_of_two_processes_one_renews_and_the_other_takes_it_from_the_store
             await one.enter("ann@x.test", ann[1])
             assert one.upstream.tokens[-1] == "access.ann@x.test.2"
     assert (len(house.endpoint.requests), house.endpoint.reuses) == (2, [])
+
+
+async def test_what_nobody_uses_here_is_renewed_by_one_worker_of_the_node_alone(
+    house: House, ann: tuple[Account, str]
+) -> None:
+    house.endpoint.script.append(answers(503, b""))
+    with pytest.raises(Refused):
+        await house.enter("ann@x.test", ann[1])
+    async with house.another() as other:
+        second = Ahead(
+            broker=other.broker,
+            store=other.store,
+            pool=other.pool,
+            upstreams=other.upstreams.get,
+            clock=other.clock,
+            is_searching=False,
+        )
+        for one in (house, other):
+            one.clock.pass_s(60)
+        await second.renew_due()
+        assert len(house.endpoint.requests) == 1
+        await house.ahead.renew_due()
+        assert len(house.endpoint.requests) == 2
+        await other.enter("ann@x.test", ann[1])  # a worker that does not search renews what is used at it
+        other.broker.due()  # seen: from here on it knows when it will renew
+        other.clock.pass_s(LATE_S)
+        await second.renew_due()
+        assert len(house.endpoint.requests) == 3
 
 
 async def test_a_renewal_ahead_of_need_does_not_count_as_one_for_a_refused_token(

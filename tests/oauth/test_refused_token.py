@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from datetime import UTC, datetime, timedelta
 
 import pytest
 
+from proxy.dialling import REFUSED_REDIAL_S
 from proxy.errors import Answer, Refusal, Refused, UpstreamError, UpstreamFault
 from proxy.store.rows import Account, Purpose
+from proxy.store.schema import account as account_table
 from tests.service.house import House, LogBook, opened
 from tests.service.token_endpoint import answers
 
@@ -31,6 +34,14 @@ async def refusal_of(house: House, password: str) -> Refusal:
 async def log_in(house: House, password: str, times: int) -> list[object]:
     """Many at once, each a verified login already, so that no lane is full."""
     return await asyncio.gather(*(house.enter("ann@x.test", password) for _ in range(times)), return_exceptions=True)
+
+
+def five_minutes_later(house: House, account: Account) -> None:
+    """For the pause between two dials: in memory, and what the row tells the other processes."""
+    house.login._dialler._redial_at.clear()
+    with house.store._database.write() as connection:
+        noted = datetime.now(UTC) - timedelta(seconds=REFUSED_REDIAL_S[0] + 1)
+        connection.execute(account_table.update().where(account_table.c.id == account.id).values(token_since=noted))
 
 
 async def test_a_refused_token_is_renewed_and_tried_once_more(house: House, ann: tuple[Account, str]) -> None:
@@ -95,11 +106,25 @@ async def test_an_account_that_the_upstream_refuses_is_not_dialled_and_alarms_on
     for _ in range(3):
         assert await refusal_of(house, password) is Refusal.UPSTREAM_REFUSES
     assert (len(house.upstream.dialled), len(house.endpoint.requests)) == (3, 2)
-    house.login._dialler._redial_at.clear()  # five minutes later
+    five_minutes_later(house, account)
     house.clock.pass_s(301)
     assert await refusal_of(house, password) is Refusal.UPSTREAM_REFUSES  # renewed once more, refused once more
     assert (len(house.upstream.dialled), len(house.endpoint.requests)) == (5, 3)
     assert len(book.of(logging.WARNING, "state=upstream_refuses")) == 1
+
+
+async def test_what_the_upstream_refused_one_process_another_does_not_dial_for_five_minutes(
+    house: House, ann: tuple[Account, str]
+) -> None:
+    house.upstream.refuses = lambda _: REFUSED
+    assert await refusal_of(house, ann[1]) is Refusal.UPSTREAM_REFUSES
+    async with house.another() as other:
+        for _ in range(2):
+            assert await refusal_of(other, ann[1]) is Refusal.UPSTREAM_REFUSES
+        assert other.upstream.dialled == []
+        five_minutes_later(other, ann[0])
+        await other.enter("ann@x.test", ann[1])
+        assert len(other.upstream.dialled) == 1
 
 
 async def test_a_refused_token_is_not_renewed_twice_in_five_minutes(house: House, ann: tuple[Account, str]) -> None:
@@ -130,7 +155,7 @@ async def test_a_renewal_that_failed_for_the_provider_s_sake_does_not_count(
 async def test_an_upstream_that_accepts_again_ends_the_state(house: House, ann: tuple[Account, str]) -> None:
     house.upstream.script.append(REFUSED)
     await refusal_of(house, ann[1])
-    house.login._dialler._redial_at.clear()
+    five_minutes_later(house, ann[0])
     await house.enter("ann@x.test", ann[1])
     await house.login.close()
     assert house.token_state(ann[0]) == "fresh"

@@ -38,6 +38,7 @@ auth = "password"
 [log]
 level = "debug"
 [workers]
+count = {workers}
 loop = "{loop}"
 [limits]
 argon2_memory_kib = 8
@@ -226,8 +227,9 @@ class House(Gate):
         return client
 
     def pid(self) -> int:
-        assert self.process is not None
-        return self.process.pid
+        """The process of the one worker, who does all the work."""
+        (pid,) = self.workers().values()
+        return pid
 
 
 def make_template(directory: Path, certificates: Certificates) -> Path:
@@ -256,6 +258,7 @@ def write_config(
     imap: int = NOWHERE,
     smtp: int = NOWHERE,
     loop: str = "uvloop",
+    workers: int = 1,
     limits: str = "",
     listeners: Sequence[tuple[str, int, str]] = (
         ("imap", 0, "implicit"), ("imap", 0, "starttls"), ("smtp", 0, "implicit"), ("smtp", 0, "starttls"),
@@ -268,6 +271,7 @@ def write_config(
             smtp=smtp,
             ca=certificates.ca_file,
             loop=loop,
+            workers=workers,
             limits=limits,
         )
     )

@@ -22,7 +22,7 @@ PATIENCE_S = 10
 @pytest.fixture(scope="module")
 def own_gate(lab: Lab, tmp_path_factory: pytest.TempPathFactory):
     """A Gatepost of this module's own, as accounts are removed."""
-    gate = Gate.prepare(lab, tmp_path_factory.mktemp("gate"))
+    gate = Gate.prepare(lab, tmp_path_factory.mktemp("gate"), workers=2)
     for user in (DEE, EVE):
         gate.add_account(user)
     gate.start()

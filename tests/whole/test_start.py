@@ -63,7 +63,9 @@ def test_missing_database(house: House, other: House) -> None:
 
 
 def test_port_in_use(house: House, certificates: Certificates) -> None:
-    with socket.create_server(("127.0.0.1", 0)) as taken:
-        port = taken.getsockname()[1]
-        write_config(house, certificates, listeners=[("imap", 0, "implicit"), ("smtp", port, "implicit")])
+    with socket.create_server(("127.0.0.1", 0)) as taken, socket.create_server(("127.0.0.1", 0)) as probe:
+        port, free = taken.getsockname()[1], probe.getsockname()[1]
+        probe.close()
+        write_config(house, certificates, listeners=[("imap", free, "implicit"), ("smtp", port, "implicit")])
         assert f"cannot listen on smtp://127.0.0.1:{port}: Address already in use; " in refused(house)
+        socket.create_server(("127.0.0.1", free)).close()  # nobody was left behind at the first one
