@@ -9,7 +9,7 @@ export VENV
 # ONCE=1 lets the demo end by itself; otherwise it keeps running for the reader's own mail client.
 ONCE ?=
 
-.PHONY: help demo test check lint format types lab lab-servers lock clean
+.PHONY: help demo test check lint format types lab lab-servers lock clean bench-revocation
 
 help:  ## show this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 14
@@ -19,6 +19,9 @@ demo: $(VENV)/.installed lab-servers  ## the story: an old mail client, an app p
 
 test: $(VENV)/.installed lab  ## all tests, in parallel
 	$(BIN)/python -m pytest -n auto $(ARGS)
+
+bench-revocation: $(VENV)/.installed lab  ## how fast a revocation is felt on two nodes; see bench/RESULTS.md
+	$(BIN)/python -m bench.revocation
 
 check: lint types test  ## format, lint, types and tests: what CI runs
 

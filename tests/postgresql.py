@@ -9,6 +9,7 @@ import shutil
 import subprocess
 import tempfile
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import count
 from pathlib import Path
@@ -77,6 +78,15 @@ def cluster() -> Iterator[Cluster]:
     home = find_postgresql()
     if isinstance(home, str):
         pytest.skip(home)
+    with running_cluster() as cluster:
+        yield cluster
+
+
+@contextmanager
+def running_cluster() -> Iterator[Cluster]:
+    """Raises AssertionError naming what is missing."""
+    home = find_postgresql()
+    assert isinstance(home, Path), home
     prefix = ["runuser", "-u", "postgres", "--"] if os.geteuid() == 0 else []
     # Not below pytest's own directory: that is closed to the user postgres.
     base = Path(tempfile.mkdtemp(prefix="gatepost-pg-"))
