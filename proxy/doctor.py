@@ -9,12 +9,14 @@ from time import monotonic
 
 from proxy import doctor_words
 from proxy.admin import Finding
+from proxy.admin.desk import node_of
 from proxy.config import PROTOCOLS, Config, Protocol, UpstreamConfig
 from proxy.doctor_words import Case
 from proxy.edge.tls import client_context
 from proxy.edge.upstream import examine, probe
 from proxy.errors import Refusal, Refused, StoreUnavailable, UpstreamError
 from proxy.oauth import TokenBroker, TokenClient
+from proxy.store.audit_rows import Actor
 from proxy.store.pool import StorePool
 from proxy.store.rows import Account, TokenState
 from proxy.store.store import Store
@@ -34,12 +36,13 @@ async def check_upstreams(config: Config) -> list[Finding]:
     return list(await asyncio.gather(*(_reach(upstream, protocol) for upstream, protocol in pairs)))
 
 
-async def check_login(config: Config, email: str) -> list[Finding]:
+async def check_login(config: Config, email: str, by: str) -> list[Finding]:
     """Prove a mailbox end to end: token, login, and something that only a usable mailbox answers (outcomes E42).
 
+    by      who asks, for the audit: what is learned of the account's token is kept
     raises  ConfigError, StoreError, StoreUnavailable if the set-up itself is broken
     """
-    store = Store.open(config.store.url, migrate=False)
+    store = Store.open(config.store.url, migrate=False, actor=Actor(by, node_of(config)))
     try:
         account = store.account(canonical_login(email) or "")
         if account is None:

@@ -137,7 +137,10 @@ def test_shells_call_admin_and_serve_only() -> None:
                 "proxy.doctor",
                 "proxy.connect",
             )
-            assert all(stands_in(name, (*allowed, "proxy.store.rows")) for name in reached), (module, reached)
+            assert all(stands_in(name, (*allowed, "proxy.store.rows", "proxy.store.audit_rows")) for name in reached), (
+                module,
+                reached,
+            )
 
 
 def test_secrets_are_revealed_in_three_places_only() -> None:

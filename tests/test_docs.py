@@ -8,16 +8,19 @@ import shlex
 import tomllib
 from collections.abc import Iterator
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
 
 from proxy.cli.accounts import _TOKEN_WORDS
 from proxy.cli.arguments import parser
+from proxy.cli.audit import _record
 from proxy.config.presets import preset, preset_names
 from proxy.config.reader import load
 from proxy.errors import ConfigError
 from proxy.hooks import __doc__ as alert_contract
+from proxy.store.audit_rows import Entry, Event
 from proxy.store.rows import TokenState
 
 ROOT = Path(__file__).parent.parent
@@ -218,6 +221,16 @@ def test_the_page_on_tokens_knows_every_state_and_every_limit() -> None:
         limits = preset(name).values["limits"]
         line = next(line for line in text.splitlines() if line.startswith("|") and f"`{name}`" in line)
         assert f"| {limits['imap']} | {limits['smtp']} |" in line
+
+
+def test_the_page_on_app_passwords_knows_every_event_and_field_of_the_audit() -> None:
+    text = (ROOT / "docs" / "app-passwords.md").read_text()
+    for event in Event:
+        assert f"`{event.value}`" in text
+    (shown,) = [
+        json.loads(block.text) for block in BLOCKS if block.page.name == "app-passwords.md" and block.language == "json"
+    ]
+    assert list(shown) == list(_record(Entry(datetime.now(UTC), Event.USED, "client")))
 
 
 def test_the_page_on_tokens_knows_the_contract_of_alerts() -> None:

@@ -71,20 +71,20 @@ async def test_authority_file_that_is_gone_is_told(checked: Gate, tmp_path) -> N
 
 
 async def test_good_login_is_proved_to_the_mailbox(checked: Gate) -> None:
-    found = by_name(await check_login(load(checked.config), USER))
+    found = by_name(await check_login(load(checked.config), USER, "test"))
     assert list(found) == [f"login {USER} token", f"login {USER} imap", f"login {USER} smtp"]
     assert all(finding.verdict == "ok" for finding in found.values())
 
 
 async def test_login_that_nobody_has_is_told(checked: Gate) -> None:
     for name in ("nobody@example.test", "", "a@b@c"):
-        (finding,) = await check_login(load(checked.config), name)
+        (finding,) = await check_login(load(checked.config), name, "test")
         assert not finding.ok
         assert "no such account" in finding.detail
 
 
 async def test_upstream_that_left_the_configuration_is_told(checked: Gate) -> None:
-    (finding,) = await check_login(replace(load(checked.config), upstreams={}), USER)
+    (finding,) = await check_login(replace(load(checked.config), upstreams={}), USER, "test")
     assert not finding.ok
     assert "[upstream.lab]" in finding.remedy
 
@@ -99,14 +99,14 @@ def frail(lab: Lab, tmp_path_factory: pytest.TempPathFactory) -> Gate:
 
 async def test_identity_provider_that_is_down_is_told(frail: Gate) -> None:
     frail.lab.idp.set_fault("500", times=1)
-    (finding,) = await check_login(load(frail.config), USER)
+    (finding,) = await check_login(load(frail.config), USER, "test")
     assert (finding.name, finding.verdict) == (f"login {USER} token", "failed")
     assert "provider" in finding.remedy
 
 
 async def test_client_secret_that_is_wrong_is_told(frail: Gate) -> None:
     frail.lab.idp.set_fault("invalid_client", times=1)
-    (finding,) = await check_login(load(frail.config), USER)
+    (finding,) = await check_login(load(frail.config), USER, "test")
     assert not finding.ok
     assert "client_secret" in finding.remedy
 
@@ -116,7 +116,7 @@ async def test_consent_that_is_lost_is_told(frail: Gate) -> None:
     frail.cli(
         "account", "add", USER, "--upstream", "lab", "--refresh-token-stdin", stdin="a-refresh-token-of-long-ago\n"
     )
-    (finding,) = await check_login(load(frail.config), USER)
+    (finding,) = await check_login(load(frail.config), USER, "test")
     assert not finding.ok
     assert "sign in again" in finding.remedy
 
@@ -162,7 +162,7 @@ async def test_exchange_that_lets_in_and_has_no_mailbox_is_told(scripted, tmp_pa
     server = MailServer(certificates, "imap", not_connected)
     try:
         write_config(house, certificates, imap=server.port)
-        found = by_name(await check_login(load(house.config), LOCAL))
+        found = by_name(await check_login(load(house.config), LOCAL, "test"))
         finding = found[f"login {LOCAL} imap"]
         assert finding.verdict == "failed"
         assert finding.detail == "let in, but: BAD User is authenticated but not connected."
@@ -185,7 +185,7 @@ async def test_server_that_refuses_the_credential_is_told_without_the_credential
     server._login = refuse
     try:
         write_config(house, certificates, imap=server.port)
-        finding = by_name(await check_login(load(house.config), LOCAL))[f"login {LOCAL} imap"]
+        finding = by_name(await check_login(load(house.config), LOCAL, "test"))[f"login {LOCAL} imap"]
         assert finding.verdict == "failed"
         assert finding.detail.startswith("refused: ")
         assert base64.b64encode(f"\0{LOCAL}\0".encode())[:12].decode() not in finding.detail

@@ -233,7 +233,7 @@ def test_an_odd_mailbox_name_is_only_repeated() -> None:
 
 async def test_check_login_says_it(tmp_path, monkeypatch, capsys) -> None:
     """From a token endpoint's answer to the report: the code, and what to do about it."""
-    made = init(tmp_path / "gatepost.toml", datetime.now(UTC))
+    made = init(tmp_path / "gatepost.toml", datetime.now(UTC), "test")
     async with provider_listening() as provider:
         text = made.config.read_text()
         begin, end = text.index("[upstream.main]"), text.index("# Any other mail server")
@@ -243,7 +243,7 @@ async def test_check_login_says_it(tmp_path, monkeypatch, capsys) -> None:
         assert main(words) == 0, capsys.readouterr()
         lost = {"error": "invalid_grant", "error_description": "AADSTS70043: The refresh token has expired due to ..."}
         provider.say("/token", (400, lost))
-        findings = await check_login(load(made.config), EMAIL)
+        findings = await check_login(load(made.config), EMAIL, "test")
     assert [(finding.name, finding.ok) for finding in findings] == [(f"login {EMAIL} token", False)]
     assert findings[0].detail.endswith("invalid_grant/AADSTS70043")
     assert findings[0].remedy == remedy_of("invalid_grant/AADSTS70043")

@@ -9,7 +9,7 @@ from proxy.admin.desk import Desk
 from proxy.config import UpstreamConfig
 from proxy.errors import OperatorError, StoreError
 from proxy.secret import Secret
-from proxy.store.rows import Account, CredentialState, NewAccount, Purpose
+from proxy.store.rows import Account, AccountState, CredentialState, NewAccount, Purpose
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,6 +105,40 @@ def remove(desk: Desk, name: str) -> AccountView:
     view = show(desk, name)
     desk.store.remove_account(view.account.id)
     return view
+
+
+def set_state(desk: Desk, name: str, state: AccountState) -> tuple[AccountView, bool]:
+    """Disable or enable an account; and whether that changed anything. Raises StoreError if there is none."""
+    account = find(desk, name)
+    has_changed = desk.store.set_account_state(account.id, state)
+    return show(desk, account.email), has_changed
+
+
+def add_alias(desk: Desk, name: str, alias: str) -> tuple[AccountView, bool]:
+    """Let clients log in to an account by one more name; and whether that is new.
+
+    raises  OperatorError: it can't be a login name; StoreError: no such account, another account's login name, or
+            there are too many already
+    """
+    account = find(desk, name)
+    new = inputs.aliases([alias], account.email)
+    if new and (taken := desk.store.account(new[0])) is not None and taken.id != account.id:
+        what = f"{new[0]} is {'another account' if taken.email == new[0] else f'an alias of {taken.email}'}"
+        raise StoreError(what, f"gatepost account show {taken.email}")
+    has_changed = bool(new) and desk.store.add_alias(account.id, new[0], inputs.MAX_ALIASES)
+    return show(desk, account.email), has_changed
+
+
+def remove_alias(desk: Desk, name: str, alias: str) -> AccountView:
+    """Let nobody log in by this alias any more. Raises StoreError, with the nearest, if the account has no such."""
+    account = find(desk, name)
+    wanted = inputs.login(alias)
+    if wanted == account.email:
+        raise StoreError(f"{wanted} is its e-mail, which stays", "gatepost account remove takes away the whole account")
+    if not desk.store.remove_alias(account.id, wanted):
+        remedy = inputs.suggestion(wanted, account.aliases, f"gatepost account show {account.email}")
+        raise StoreError(f"{account.email} has no alias {inputs.repeated(alias)}", remedy)
+    return show(desk, account.email)
 
 
 def find(desk: Desk, name: str) -> Account:

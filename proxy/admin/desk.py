@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -9,6 +10,7 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
 from proxy.config import Config
+from proxy.store.audit_rows import Actor
 
 if TYPE_CHECKING:
     from proxy.store.store import Store  # imported when opened: it brings SQLAlchemy
@@ -16,7 +18,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class Desk:
-    """`by` goes into the rows that are made, for example "cli:root"; `now` is aware and in UTC."""
+    """`by`, for example "cli:root", goes into the rows that are made and the audit; `now` is aware and in UTC."""
 
     config: Config
     store: Store
@@ -33,8 +35,13 @@ def opened(config: Config, by: str) -> Iterator[Desk]:
     """
     from proxy.store.store import Store  # noqa: PLC0415 - see TYPE_CHECKING above
 
-    store = Store.open(config.store.url, migrate=False)
+    store = Store.open(config.store.url, migrate=False, actor=Actor(by, node_of(config)))
     try:
         yield Desk(config, store, by, datetime.now(UTC).replace(microsecond=0))
     finally:
         store.close()
+
+
+def node_of(config: Config) -> str:
+    """What this machine is called among those that share a store."""
+    return config.workers.node or socket.gethostname()

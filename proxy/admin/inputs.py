@@ -20,12 +20,15 @@ MAX_NAME = 100  # characters of an app password's name
 MAX_UPSTREAM_USER = 254  # as a login name
 MAX_ALIASES = 50
 MAX_NETWORKS = 50
+MAX_OVERLAP = timedelta(days=90)  # of a rotation: a former password that works for longer is a second one
 _MAX_REPEATED = 60  # characters of a wrong input that an error repeats
 
 _PERIOD = re.compile(r"([0-9]{1,6})([hdw])", re.ASCII)
 _DATE = re.compile(r"[0-9]{4}-[0-9]{2}-[0-9]{2}(T[0-9]{2}:[0-9]{2}(:[0-9]{2})?(Z|[+-][0-9]{2}:[0-9]{2})?)?", re.ASCII)
 _HOURS = {"h": 1, "d": 24, "w": 168}
 _EXPIRY_REMEDY = "write a time from now, like 12h, 90d or 8w, or a date, like 2030-12-31"
+_SINCE_REMEDY = "write how long ago, like 12h, 7d or 8w, or a date, like 2026-12-31"
+_OVERLAP_REMEDY = "write one like 24h, 7d or 2w, at most 90d; 0h ends the former password at once"
 
 
 def email(text: str) -> str:
@@ -111,20 +114,48 @@ def _network(text: str) -> Network:
 
 def expiry(text: str, now: datetime) -> datetime:
     """When an app password ends: a period from now (12h, 90d, 8w), or a date (its first moment in UTC) or RFC 3339."""
-    text = text.strip()
     try:
-        if period := _PERIOD.fullmatch(text):
-            moment = now + timedelta(hours=int(period[1]) * _HOURS[period[2]])
-        elif _DATE.fullmatch(text):
-            moment = datetime.fromisoformat(text)
-            moment = (moment if moment.tzinfo else moment.replace(tzinfo=UTC)).astimezone(UTC)
-        else:
-            raise ValueError("neither form")
+        moment = _moment(text.strip(), now, forwards=True)
     except (ValueError, OverflowError):
         raise OperatorError(f"expiry {repeated(text)} is no time", _EXPIRY_REMEDY) from None
     if moment <= now:
         raise OperatorError(f"expiry {repeated(text)} is not in the future", _EXPIRY_REMEDY)
     return moment
+
+
+def since(text: str, now: datetime) -> datetime:
+    """When a report begins: a period ago (12h, 7d, 8w), or a date (its first moment in UTC) or RFC 3339."""
+    try:
+        moment = _moment(text.strip(), now, forwards=False)
+    except (ValueError, OverflowError):
+        raise OperatorError(f"--since {repeated(text)} is no time", _SINCE_REMEDY) from None
+    if moment > now:
+        raise OperatorError(f"--since {repeated(text)} is in the future", _SINCE_REMEDY)
+    return moment
+
+
+def _moment(text: str, now: datetime, *, forwards: bool) -> datetime:
+    if period := _PERIOD.fullmatch(text):
+        return now + _length(period) if forwards else now - _length(period)
+    if not _DATE.fullmatch(text):
+        raise ValueError("neither form")
+    moment = datetime.fromisoformat(text)
+    return (moment if moment.tzinfo else moment.replace(tzinfo=UTC)).astimezone(UTC)
+
+
+def _length(period: re.Match[str]) -> timedelta:
+    return timedelta(hours=int(period[1]) * _HOURS[period[2]])
+
+
+def overlap(text: str) -> timedelta:
+    """For how long the former password works beside the new one: a period, from 0h to MAX_OVERLAP."""
+    period = _PERIOD.fullmatch(text.strip())
+    if period is None:
+        raise OperatorError(f"overlap {repeated(text)} is no period", _OVERLAP_REMEDY)
+    length = _length(period)
+    if length > MAX_OVERLAP:
+        raise OperatorError(f"overlap {repeated(text)} is longer than {MAX_OVERLAP.days} days", _OVERLAP_REMEDY)
+    return length
 
 
 def repeated(text: str) -> str:

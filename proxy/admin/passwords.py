@@ -3,21 +3,31 @@
 from __future__ import annotations
 
 import secrets
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 from proxy.admin import accounts, inputs
 from proxy.admin.desk import Desk
-from proxy.admin.sealed import Opening, Way, require_way
+from proxy.admin.sealed import Keyed, Opening, Way, require_way
 from proxy.errors import StoreError
-from proxy.store.rows import Account, Credential, CredentialState, NewCredential, RecipientsChanged, SelectorTaken
+from proxy.secret import Secret
+from proxy.store.rows import (
+    Account,
+    Credential,
+    CredentialState,
+    NewCredential,
+    NewSecret,
+    RecipientsChanged,
+    SelectorTaken,
+)
 
 if TYPE_CHECKING:
     from proxy.vault.hashing import Hasher  # brings argon2
 
 ID_BYTES = 5  # 40 random bits: short enough to type, no two alike in a hundred thousand
 TRIES = 20  # 2^20 selectors in an account: even with 10,000 used, twenty failures are past believing
+_NEAR = 0.75  # of ten symbols, two are wrong
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,7 +63,7 @@ def prepare(desk: Desk, request: PasswordRequest, way: Way = Way.PLAIN) -> Prepa
 
     way     how a sealed account is opened for it
     raises  OperatorError: unknown account, bad name, expiry, network or protocol, a way that does not fit the account;
-            StoreError: the name is in use
+            StoreError: the name is in use, the account has as many app passwords as it may
     """
     account = accounts.find(desk, request.account)
     upstream = accounts.upstream_named(desk, account.upstream)
@@ -68,12 +78,19 @@ def prepare(desk: Desk, request: PasswordRequest, way: Way = Way.PLAIN) -> Prepa
         selector="",
         phc="",
     )
-    for credential in _live(desk, account):
+    live = _live(desk, account)
+    for credential in live:
         if credential.name == new.name:
             raise StoreError(
                 f'{account.email} has an app password "{new.name}" already',
                 f"take another name, or gatepost revoke {credential.public_id}",
             )
+    most = desk.config.limits.app_passwords
+    if sum(not credential.is_expired(desk.now) for credential in live) >= most:
+        raise StoreError(
+            f"{account.email} has {most} app passwords already, as many as [limits] app_passwords allows",
+            f"revoke those that nobody uses: gatepost list {account.email} shows when each was last used",
+        )
     require_way(desk, account, way)
     return Prepared(new, account)
 
@@ -82,37 +99,49 @@ def create(desk: Desk, prepared: Prepared, opening: Opening | None = None) -> Cr
     """Make an app password.
 
     opening what lets it open a sealed account that has something stored
-    raises  StoreError: the name is in use by now; OperatorError: the opening does not open the account
+    raises  StoreError: the name is in use by now, or the account full; OperatorError: the opening does not open the
+            account
     """
-    credential, password = _add(desk, prepared, opening or Opening())
-    return Created(credential, prepared.account, password)
+
+    def add(secret: NewSecret, keyed: Keyed) -> Credential:
+        row = replace(prepared.new, public_id=secrets.token_hex(ID_BYTES), selector=secret.selector, phc=secret.phc)
+        most = desk.config.limits.app_passwords
+        return desk.store.add_credential(row, keyed.key, opened=keyed.opened, tokens=keyed.tokens, most=most)
+
+    drawn = draw(desk, prepared.account, opening or Opening(), add)
+    return Created(drawn.credential, prepared.account, drawn.password)
 
 
-def _add(desk: Desk, prepared: Prepared, opening: Opening) -> tuple[Credential, str]:
+@dataclass(frozen=True, slots=True)
+class Drawn:
+    """A secret that was drawn and written."""
+
+    credential: Credential
+    selector: str
+    password: str = field(repr=False)
+
+
+def draw(desk: Desk, account: Account, opening: Opening, write: Callable[[NewSecret, Keyed], Credential]) -> Drawn:
+    """Draw a secret for an app password of this account and write it; another one for as long as the store asks.
+
+    raises  OperatorError: the opening does not open the account; what `write` raises
+    """
     from proxy.vault.apppassword import generate  # noqa: PLC0415 - only here
 
     hasher = hasher_of(desk)
-    new, account = prepared.new, prepared.account
     keyring = opening.keyring(desk, account, hasher) if account.sealed else None
     tries = 0
     while True:
         tries += 1
         password = generate()
-        row = replace(
-            new,
-            public_id=secrets.token_hex(ID_BYTES),
-            selector=password.selector,
-            phc=hasher.hash(password),
-        )
+        secret = NewSecret(password.selector, hasher.hash(password))
         try:
-            if keyring is None:
-                return desk.store.add_credential(row), password.shown()
-            keyed = keyring.cut(password)
-            credential = desk.store.add_credential(row, keyed.key, opened=keyed.opened, tokens=keyed.tokens)
-            return credential, password.shown()
+            credential = write(secret, keyring.cut(password) if keyring else Keyed(None))
         except (SelectorTaken, RecipientsChanged):  # the latter: a refresh, `revoke` or `key rotate` in this instant
             if tries == TRIES:
                 raise
+        else:
+            return Drawn(credential, password.selector, password.shown())
 
 
 def hasher_of(desk: Desk) -> Hasher:
@@ -131,11 +160,26 @@ def listing(desk: Desk, account: str | None) -> list[Credential]:
 
 
 def show(desk: Desk, public_id: str) -> Credential:
-    """One app password. Raises StoreError if there is none with this id."""
-    credential = desk.store.credential(public_id.strip().lower())
+    """One app password. Raises StoreError, with the nearest id, if there is none with this one."""
+    wanted = public_id.strip().lower()
+    credential = desk.store.credential(wanted)
     if credential is None:
-        raise StoreError(f"there is no app password {inputs.repeated(public_id)}", "gatepost list shows the ids")
+        raise _no_app_password(desk, public_id, wanted)
     return credential
+
+
+def _no_app_password(desk: Desk, typed: str, wanted: str) -> StoreError:
+    from proxy.vault.apppassword import parse  # noqa: PLC0415 - only an error needs it
+
+    if parse(Secret(typed)) is not None:
+        # Not repeated. On a command line it is in the shell's history already.
+        return StoreError(
+            "this is an app password, not the id of one",
+            "gatepost list shows the ids: rotate it with --overlap 0h, for the shell's history has it now",
+        )
+    known = [row.public_id for row in desk.store.credentials(None)]
+    remedy = inputs.suggestion(wanted, known, "gatepost list shows the ids", cutoff=_NEAR)
+    return StoreError(f"there is no app password {inputs.repeated(typed)}", remedy)
 
 
 def revoke(desk: Desk, public_ids: Sequence[str]) -> list[Credential]:

@@ -77,9 +77,12 @@ class Opening:
 
 @dataclass(frozen=True, slots=True)
 class Keyed:
-    """A new app password's key, and what goes into the store with it. See Store.add_credential."""
+    """A new app password's key, and what goes into the store with it; None if the account is not sealed.
 
-    key: AppKey
+    See Store.add_credential.
+    """
+
+    key: AppKey | None
     opened: tuple[tuple[Deposit, Wrap], ...] = ()
     tokens: tuple[Deposit, ...] = ()
 
@@ -141,7 +144,8 @@ def _unlocked(desk: Desk, account: Account, typed: Secret, hasher: Hasher) -> Op
     if row is None or row.secret is None or row.credential is None:
         raise refusal
     is_good = hasher.verify(row.secret.phc, password)
-    is_active = row.credential.state_at(datetime.now(UTC)) == CredentialState.ACTIVE.value
+    now = datetime.now(UTC)
+    is_active = row.credential.state_at(now) == CredentialState.ACTIVE.value and not row.secret.is_over(now)
     key = desk.store.app_key(row.secret.id)
     if not is_good or not is_active or key is None:
         raise refusal

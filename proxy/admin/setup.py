@@ -11,10 +11,12 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 
+from proxy.admin.desk import node_of
 from proxy.admin.first_config import FIRST_CONFIG
 from proxy.config import Config, reader
 from proxy.config.reader import load
 from proxy.errors import ConfigError, OperatorError
+from proxy.store.audit_rows import Actor
 
 EXAMPLE = "gatepost.example.toml"
 CERTIFICATE, KEY, MASTER, DATABASE = "cert.pem", "key.pem", "master.key", "gatepost.db"
@@ -29,9 +31,10 @@ class Setup:
     names: tuple[str, ...]  # that the certificate is for
 
 
-def init(config: Path, now: datetime) -> Setup:
+def init(config: Path, now: datetime, by: str) -> Setup:
     """Make a working set-up in the directory of `config`, which is made if it is missing: all of it or nothing.
 
+    by      whose deed the audit will tell of, for example "cli:root"
     raises  OperatorError if any of the files exists (none is ever overwritten), or the directory can't be written
     """
     directory = Path(os.path.abspath(config.parent))  # noqa: PTH100 - links stay as the operator named them
@@ -47,7 +50,7 @@ def init(config: Path, now: datetime) -> Setup:
             _make_directory(directory, undo)
             workshop = Path(tempfile.mkdtemp(prefix=".init-", dir=directory))  # 0700
             try:
-                _make_files(workshop, config.name, hosts, now)
+                _make_files(workshop, config.name, hosts, now, by)
                 for name in names:
                     # Unlike a rename, a link refuses to replace a file that came meanwhile.
                     os.link(workshop / name, directory / name)
@@ -74,7 +77,7 @@ def _remove_empty(directory: Path) -> None:
         directory.rmdir()
 
 
-def _make_files(workshop: Path, config_name: str, hosts: tuple[str, ...], now: datetime) -> None:
+def _make_files(workshop: Path, config_name: str, hosts: tuple[str, ...], now: datetime, by: str) -> None:
     from proxy.store.store import Store  # noqa: PLC0415 - SQLAlchemy, Alembic
     from proxy.vault.certificate import self_signed  # noqa: PLC0415 - cryptography
     from proxy.vault.files import write_private  # noqa: PLC0415 - with the others
@@ -87,7 +90,7 @@ def _make_files(workshop: Path, config_name: str, hosts: tuple[str, ...], now: d
     certificate, key = self_signed(hosts, now)
     (workshop / CERTIFICATE).write_bytes(certificate)
     write_private(workshop / KEY, key)
-    store = Store.create(config.store.url)
+    store = Store.create(config.store.url, actor=Actor(by, node_of(config)))
     try:
         store.add_master(master)
     finally:
@@ -116,7 +119,7 @@ class Upgraded:
     master: str  # key id of the master that deposits are sealed to; "" if none is known yet
 
 
-def upgrade(config: Config) -> Upgraded:
+def upgrade(config: Config, by: str) -> Upgraded:
     """Bring the database to this version's schema; tell an empty store the master's public half.
 
     raises  StoreError, StoreUnavailable
@@ -124,7 +127,7 @@ def upgrade(config: Config) -> Upgraded:
     from proxy.store.store import Store  # noqa: PLC0415 - SQLAlchemy, Alembic
 
     before, now = Store.upgrade(config.store.url)
-    store = Store.open(config.store.url, migrate=False)
+    store = Store.open(config.store.url, migrate=False, actor=Actor(by, node_of(config)))
     try:
         known = store.masters()
         if not known:

@@ -10,10 +10,10 @@ from proxy.admin import accounts
 from proxy.admin.accounts import AccountRequest, AccountView
 from proxy.admin.desk import Desk, opened
 from proxy.cli.asking import read_secret
-from proxy.cli.output import Json, day_and_time, document, moment, pairs, say, table
+from proxy.cli.output import Json, day_and_time, document, moment, pairs, plain, say, table
 from proxy.cli.person import who
 from proxy.config.reader import load
-from proxy.store.rows import LAST_REVOKED, Account, Purpose, TokenState
+from proxy.store.rows import LAST_REVOKED, Account, AccountState, Purpose, TokenState
 
 # What a token state means to whoever has to act on it.
 _TOKEN_WORDS = {
@@ -31,6 +31,9 @@ def run(arguments: argparse.Namespace, config: Path) -> int:
         "list": _list,
         "show": _show,
         "remove": _remove,
+        "disable": _disable,
+        "enable": _enable,
+        "alias": _alias,
     }
     with opened(load(config), who()) as desk:
         verbs[arguments.verb](desk, arguments)
@@ -129,6 +132,35 @@ def _remove(desk: Desk, arguments: argparse.Namespace) -> None:
         say(document(_record(view)))
     else:
         say(f"Removed {view.account.email}, its app passwords and its token.")
+
+
+def _disable(desk: Desk, arguments: argparse.Namespace) -> None:
+    view, has_changed = accounts.set_state(desk, arguments.email, AccountState.DISABLED)
+    email = view.account.email
+    done = f"Disabled {email}." if has_changed else f"Was disabled before: {email}."
+    then = f"Nobody logs in to it, and its live sessions end within a second. To undo: gatepost account enable {email}"
+    say(document(_record(view)) if arguments.json else f"{done} {then}")
+
+
+def _enable(desk: Desk, arguments: argparse.Namespace) -> None:
+    view, has_changed = accounts.set_state(desk, arguments.email, AccountState.ACTIVE)
+    email = view.account.email
+    done = f"Enabled {email}: its app passwords work again." if has_changed else f"Was enabled before: {email}."
+    say(document(_record(view)) if arguments.json else done)
+
+
+def _alias(desk: Desk, arguments: argparse.Namespace) -> None:
+    if arguments.change == "add":
+        view, has_changed = accounts.add_alias(desk, arguments.email, arguments.name)
+        done = "Added." if has_changed else "It was one before."
+    else:
+        view = accounts.remove_alias(desk, arguments.email, arguments.name)
+        done = "Removed. Nobody logs in by it any more; live sessions go on."
+    if arguments.json:
+        say(document(_record(view)))
+        return
+    names = plain(" or ".join((view.account.email, *view.account.aliases)))
+    say(f"{done} Clients log in to {view.account.email} as {names}.")
 
 
 def _record(view: AccountView) -> Json:

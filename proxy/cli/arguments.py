@@ -41,11 +41,17 @@ def parser() -> Parser:
     _setup_verbs(verbs)
     _account_verbs(verbs)
     _password_verbs(verbs)
+    _life_verbs(verbs)
+    _watching_verbs(verbs)
     _key_verbs(verbs)
     return top
 
 
 _CONFIG_HELP = f"configuration; default: $GATEPOST_CONFIG, else {DEFAULT_CONFIG}"
+
+
+_ACCOUNT_HELP = "its e-mail or an alias"
+_ID_HELP = "as gatepost list shows it"
 
 
 def _verb(verbs: _Verbs, name: str, area: str, summary: str, *, details: str = "", has_json: bool = True) -> Parser:
@@ -116,7 +122,7 @@ def _account_verbs(verbs: _Verbs) -> None:
             "mailbox."
         ),
     )
-    connect.add_argument("email", metavar="EMAIL", help="its e-mail or an alias")
+    connect.add_argument("email", metavar="EMAIL", help=_ACCOUNT_HELP)
     way = connect.add_mutually_exclusive_group()
     way.add_argument("--device", action="store_true", help="with a code that is typed on any other device")
     way.add_argument("--paste", action="store_true", help="in a browser elsewhere, whose last address is pasted here")
@@ -127,7 +133,20 @@ def _account_verbs(verbs: _Verbs) -> None:
         ("remove", "remove a mailbox, its app passwords and its token"),
     ):
         verb = _verb(below, name, "account", summary)
-        verb.add_argument("email", metavar="EMAIL", help="its e-mail or an alias")
+        verb.add_argument("email", metavar="EMAIL", help=_ACCOUNT_HELP)
+    disable = _verb(
+        below,
+        "disable",
+        "account",
+        "let nobody log in to a mailbox; live sessions end",
+        details="Let nobody log in to a mailbox until it is enabled again. Live sessions end within a second.",
+    )
+    enable = _verb(below, "enable", "account", "let clients log in to a disabled mailbox again")
+    alias = _verb(below, "alias", "account", "add or remove a further login name of a mailbox")
+    for verb in (disable, enable, alias):
+        verb.add_argument("email", metavar="EMAIL", help=_ACCOUNT_HELP)
+    alias.add_argument("change", metavar="add|remove", choices=("add", "remove"), help="what to do")
+    alias.add_argument("name", metavar="NAME", help="the login name: an address, or a word like scanner2")
 
 
 def _password_verbs(verbs: _Verbs) -> None:
@@ -153,18 +172,11 @@ def _password_verbs(verbs: _Verbs) -> None:
         dest="networks",
         help="a network that it works from; may be repeated; default: anywhere",
     )
-    opening = create.add_mutually_exclusive_group()
-    opening.add_argument("--sign-in", action="store_true", help="of a sealed mailbox: sign in for it again")
-    opening.add_argument(
-        "--unlock-stdin", action="store_true", help="of a sealed mailbox: read one of its app passwords from stdin"
-    )
-    way = create.add_mutually_exclusive_group()
-    way.add_argument("--device", action="store_true", help="with --sign-in: by a code, as account connect does")
-    way.add_argument("--paste", action="store_true", help="with --sign-in: in a browser elsewhere")
+    _take_opening(create)
     listing = _verb(verbs, "list", "password", "list app passwords with their state and last use")
     listing.add_argument("account", nargs="?", metavar="EMAIL", help="of this mailbox only")
     show = _verb(verbs, "show", "password", "show an app password; never its text")
-    show.add_argument("id", metavar="ID", help="as gatepost list shows it")
+    show.add_argument("id", metavar="ID", help=_ID_HELP)
     revoke = _verb(
         verbs,
         "revoke",
@@ -172,11 +184,93 @@ def _password_verbs(verbs: _Verbs) -> None:
         "revoke app passwords; live sessions end",
         details="Revoke app passwords, by ID or by --account with --name or --all. Live sessions end within a second.",
     )
-    revoke.add_argument("ids", nargs="*", metavar="ID", help="as gatepost list shows it")
+    revoke.add_argument("ids", nargs="*", metavar="ID", help=_ID_HELP)
     revoke.add_argument("--account", metavar="EMAIL", help="the mailbox, in place of IDs")
     which = revoke.add_mutually_exclusive_group()
     which.add_argument("--name", metavar="NAME", help="the app password of this name")
     which.add_argument("--all", action="store_true", help="all app passwords of the mailbox")
+
+
+def _take_opening(verb: Parser) -> None:
+    opening = verb.add_mutually_exclusive_group()
+    opening.add_argument("--sign-in", action="store_true", help="of a sealed mailbox: sign in for it again")
+    opening.add_argument(
+        "--unlock-stdin", action="store_true", help="of a sealed mailbox: read one of its app passwords from stdin"
+    )
+    way = verb.add_mutually_exclusive_group()
+    way.add_argument("--device", action="store_true", help="with --sign-in: by a code, as account connect does")
+    way.add_argument("--paste", action="store_true", help="with --sign-in: in a browser elsewhere")
+
+
+def _life_verbs(verbs: _Verbs) -> None:
+    rotate = _verb(
+        verbs,
+        "rotate",
+        "life",
+        "give an app password a new text and print it once",
+        details=(
+            "Give an app password a new text and print it once; its id, name, scope and expiry stay. The former text "
+            "works for the overlap, and so do its live sessions."
+        ),
+    )
+    rotate.add_argument("id", metavar="ID", help=_ID_HELP)
+    rotate.add_argument(
+        "--overlap",
+        metavar="24h",
+        default="24h",
+        help="for how long the former one works (12h, 7d, 2w; at most 90d); 0h ends it at once; default: 24h",
+    )
+    _take_opening(rotate)
+    suspend = _verb(
+        verbs,
+        "suspend",
+        "life",
+        "suspend app passwords until they are resumed; live sessions end",
+        details="Let nobody log in by app passwords until they are resumed. Live sessions end within a second.",
+    )
+    resume = _verb(verbs, "resume", "life", "let suspended app passwords work again")
+    for verb in (suspend, resume):
+        verb.add_argument("ids", nargs="+", metavar="ID", help=_ID_HELP)
+
+
+def _watching_verbs(verbs: _Verbs) -> None:
+    sessions = _verb(verbs, "sessions", "sessions", "list live sessions of every worker and node, or end one")
+    sessions.add_argument("--account", metavar="EMAIL", help="of this mailbox only")
+    below = sessions.add_subparsers(title="commands", metavar="kick ID")
+    kick = below.add_parser(
+        "kick",
+        help="end a live session",
+        description="End a live session within a second. Its client may log in again: suspend or revoke keeps it out.",
+    )
+    _take_config(kick)
+    # Suppressed, as in _take_config: `sessions --json kick ID` is meant, too.
+    kick.add_argument("--json", action="store_true", default=argparse.SUPPRESS, help="print one JSON document")
+    kick.set_defaults(verb="kick")
+    kick.add_argument("id", metavar="ID", help="as gatepost sessions shows it")
+    audit = _verb(
+        verbs,
+        "audit",
+        "audit",
+        "show who did what, which app passwords were used, and who was refused why",
+        has_json=False,
+    )
+    audit.add_argument(
+        "--account", metavar="EMAIL", help="of this mailbox only; also one that is gone, or any name that was tried"
+    )
+    audit.add_argument(
+        "--since", metavar="7d", help="a time ago (12h, 7d, 8w), or a date in UTC; default: all there is"
+    )
+    audit.add_argument(
+        "--event",
+        metavar="NAME",
+        action="append",
+        default=[],
+        dest="events",
+        help="of this kind only, like created, revoked, used or refused; may be repeated",
+    )
+    form = audit.add_mutually_exclusive_group()
+    form.add_argument("--jsonl", action="store_true", help="print one JSON object a line")
+    form.add_argument("--json", action="store_true", help="print one JSON document")
 
 
 def _key_verbs(verbs: _Verbs) -> None:

@@ -85,11 +85,11 @@ def table(headings: Sequence[str], rows: Sequence[Sequence[str]], width: int | N
     if width is None and sys.stdout.isatty():
         width = shutil.get_terminal_size().columns
     lines = [list(headings), *([plain(cell) for cell in row] for row in rows)]
-    widths = [max(_cells(line[column]) for line in lines) for column in range(len(headings))]
+    widths = [max(width_of(line[column]) for line in lines) for column in range(len(headings))]
     if width is not None:
-        _shrink(widths, width - len(GAP) * (len(widths) - 1))
+        shrink(widths, width - len(GAP) * (len(widths) - 1))
     return "\n".join(
-        GAP.join(_fit(cell, cells) for cell, cells in zip(line, widths, strict=True)).rstrip() for line in lines
+        GAP.join(fit(cell, cells) for cell, cells in zip(line, widths, strict=True)).rstrip() for line in lines
     )
 
 
@@ -99,20 +99,23 @@ def pairs(rows: Sequence[tuple[str, str]]) -> str:
     return "\n".join(f"{name:<{width}}{GAP}{plain(value)}".rstrip() for name, value in rows)
 
 
-def _shrink(widths: list[int], room: int) -> None:
+def shrink(widths: list[int], room: int) -> None:
+    """Make the widest columns narrower until all fit into so many cells, or can't."""
     while sum(widths) > room and max(widths) > MIN_COLUMN:
         widths[widths.index(max(widths))] -= 1
 
 
-def _fit(text: str, cells: int) -> str:
-    if _cells(text) <= cells:
-        return text + " " * (cells - _cells(text))
-    while _cells(text) > cells - len(CUT):
+def fit(text: str, cells: int) -> str:
+    """Text in exactly so many cells: filled up, or cut."""
+    if width_of(text) <= cells:
+        return text + " " * (cells - width_of(text))
+    while width_of(text) > cells - len(CUT):
         text = text[:-1]
-    return text + CUT + " " * (cells - len(CUT) - _cells(text))
+    return text + CUT + " " * (cells - len(CUT) - width_of(text))
 
 
-def _cells(text: str) -> int:
+def width_of(text: str) -> int:
+    """How many cells of a terminal it takes."""
     if text.isascii():
         return len(text)
     return sum(

@@ -7,22 +7,18 @@ from collections.abc import Callable
 from datetime import datetime
 from pathlib import Path
 
-from proxy.admin import accounts, passwords
-from proxy.admin.accounts import AccountView
-from proxy.admin.consents import Mailbox
+from proxy.admin import life, passwords
 from proxy.admin.desk import Desk, opened
-from proxy.admin.passwords import Created, PasswordRequest, Prepared
-from proxy.admin.sealed import Opening, Way
+from proxy.admin.passwords import Created, PasswordRequest
+from proxy.cli import once
 from proxy.cli.arguments import UsageError
-from proxy.cli.asking import read_secret
+from proxy.cli.once import protocols
 from proxy.cli.output import Json, day_and_time, document, moment, pairs, say, table
 from proxy.cli.person import who
-from proxy.config import PROTOCOLS, Config, ListenConfig, Tls
+from proxy.config import PROTOCOLS
 from proxy.config.reader import load
 from proxy.errors import OperatorError
-from proxy.store.rows import Account, Credential, CredentialState, Purpose, TokenState
-
-_TLS_WORDS = {Tls.IMPLICIT: "TLS", Tls.STARTTLS: "STARTTLS", Tls.NONE: "no encryption"}
+from proxy.store.rows import Credential, CredentialState
 
 
 def run(arguments: argparse.Namespace, config: Path) -> int:
@@ -41,9 +37,7 @@ def run(arguments: argparse.Namespace, config: Path) -> int:
 
 
 def _create(arguments: argparse.Namespace, config: Path) -> int:
-    if (arguments.device or arguments.paste) and not arguments.sign_in:
-        raise UsageError("--device and --paste are ways of --sign-in; see gatepost create --help")
-    way = Way.SIGN_IN if arguments.sign_in else Way.UNLOCK if arguments.unlock_stdin else Way.PLAIN
+    way = once.way_of(arguments)
     loaded = load(config)
     request = PasswordRequest(
         arguments.account,
@@ -55,32 +49,21 @@ def _create(arguments: argparse.Namespace, config: Path) -> int:
     with opened(loaded, who()) as desk:
         prepared = passwords.prepare(desk, request, way)
     # The store is not held over a sign-in, which takes a person's time.
-    opening = _opening(loaded, prepared, way, arguments)
+    opening = once.opening_of(loaded, prepared.account, way, arguments)
     with opened(loaded, who()) as desk:
         created = passwords.create(desk, prepared, opening)
         _show_once(desk, created, as_json=arguments.json)
     return 0
 
 
-def _opening(config: Config, prepared: Prepared, way: Way, arguments: argparse.Namespace) -> Opening:
-    """What opens a sealed account for one more app password."""
-    if way is Way.PLAIN:
-        return Opening()
-    if way is Way.UNLOCK:
-        return Opening(unlock=read_secret("app password"))
-    upstream = config.upstreams[prepared.account.upstream]
-    if upstream.auth == "password":
-        return Opening(token=read_secret("mailbox password"), purpose=Purpose.PASSWORD)
-    from proxy.cli import connecting  # noqa: PLC0415 - asyncio, for a sign-in only
-
-    tell = connecting.say_aside if arguments.json else say
-    mailbox = Mailbox(prepared.account, upstream)
-    connected = connecting.sign_in(mailbox, tell, device=arguments.device, paste=arguments.paste)
-    return Opening(token=connected.refresh_token)
+def _created_text(desk: Desk, created: Created) -> str:
+    credential, account = created.credential, created.account
+    heading = f'App password "{credential.name}" for {account.email}:'
+    return once.text(desk, heading, created)
 
 
 def _show_once(desk: Desk, created: Created, *, as_json: bool) -> None:
-    answer = document(_created_record(created)) if as_json else _created_text(desk, created)
+    answer = document(once.record(created)) if as_json else _created_text(desk, created)
     try:
         say(answer)
     except (OSError, OperatorError):
@@ -91,62 +74,10 @@ def _show_once(desk: Desk, created: Created, *, as_json: bool) -> None:
         ) from None
 
 
-def _created_text(desk: Desk, created: Created) -> str:
-    credential, account = created.credential, created.account
-    servers = [
-        (f"{listener.protocol} server", f"this host, port {listener.port}, {_TLS_WORDS[listener.tls]}")
-        for listener in desk.config.listeners
-        if _serves(listener, account.upstream, credential)
-    ]
-    facts = pairs(
-        [
-            ("user name", " or ".join((account.email, *account.aliases))),
-            *servers,
-            ("works for", _protocols(credential)),
-            ("works from", ", ".join(credential.networks) or "anywhere"),
-            ("expires", day_and_time(credential.expires, "never")),
-            ("id", credential.public_id),
-        ]
-    )
-    return (
-        f'App password "{credential.name}" for {account.email}:\n\n'
-        f"    {created.password}\n\n"
-        "It is shown this once and cannot be shown again. Type it with or without the dashes, in any case.\n\n"
-        f"{facts}\n\nTo end it: gatepost revoke {credential.public_id}{_what_is_left(desk, account)}"
-    )
-
-
-def _what_is_left(desk: Desk, account: Account) -> str:
-    """What a person must know or do beside setting the client up."""
-    now = accounts.show(desk, account.email)
-    is_empty = now.account.token_state in (TokenState.NONE, TokenState.NEEDS_CONSENT)
-    upstream = desk.config.upstreams[account.upstream]
-    text = _sealed_text(now) if account.sealed else ""
-    if not is_empty or accounts.is_app_only(upstream):
-        return text
-    left = f"Next: gatepost account connect {account.email}"
-    if upstream.auth == "password":
-        left = "Remove the account, and add it again with --password-stdin."
-    gap = "\n" if text else "\n\n"
-    return f"{text}{gap}Nothing can log in yet. {left}"
-
-
-def _sealed_text(now: AccountView) -> str:
-    return (
-        f"\n\n{now.account.email} is sealed: what is stored for it opens with "
-        + ("this app password alone" if now.app_passwords == 1 else f"its {now.app_passwords} app passwords alone")
-        + ". Without the last one somebody must\nsign in again, and nothing is refreshed while no client logs in."
-    )
-
-
-def _serves(listener: ListenConfig, upstream: str, credential: Credential) -> bool:
-    return upstream in listener.upstreams and listener.protocol in credential.protocols
-
-
 def _list(desk: Desk, arguments: argparse.Namespace) -> None:
     rows = passwords.listing(desk, arguments.account)
     if arguments.json:
-        say(document([_record(row, desk.now) for row in rows]))
+        say(document([record(row, desk.now) for row in rows]))
     elif not rows:
         say(f"No app passwords. Make one: gatepost create {arguments.account or 'EMAIL'} --name NAME")
     else:
@@ -160,7 +91,7 @@ def _row(row: Credential, now: datetime) -> tuple[str, ...]:
         row.public_id,
         row.email,
         row.name,
-        _protocols(row),
+        protocols(row),
         row.state_at(now),
         day_and_time(row.expires, "never"),
         "never" if use is None else f"{day_and_time(use.at, '')} {use.protocol}",
@@ -172,7 +103,7 @@ def _row(row: Credential, now: datetime) -> tuple[str, ...]:
 def _show(desk: Desk, arguments: argparse.Namespace) -> None:
     row = passwords.show(desk, arguments.id)
     if arguments.json:
-        say(document(_record(row, desk.now)))
+        say(document(record(row, desk.now)))
         return
     use = row.last_use
     used = "never"
@@ -187,14 +118,26 @@ def _show(desk: Desk, arguments: argparse.Namespace) -> None:
                 ("account", row.email),
                 ("name", row.name),
                 ("state", row.state_at(desk.now)),
-                ("works for", _protocols(row)),
+                ("works for", protocols(row)),
                 ("works from", ", ".join(row.networks) or "anywhere"),
                 ("expires", day_and_time(row.expires, "never")),
+                *_former(desk, row),
                 ("last used", used),
                 ("created", f"{day_and_time(row.created, '')} by {row.created_by}"),
             ]
         )
     )
+
+
+def _former(desk: Desk, row: Credential) -> list[tuple[str, str]]:
+    """What a rotation has left, for `show`."""
+    texts = life.texts(desk, row)
+    former = (
+        [] if texts.former_until is None else [("former one", f"works until {day_and_time(texts.former_until, '')}")]
+    )
+    if texts.has_lasting or row.state is CredentialState.REVOKED:
+        return former
+    return [*former, ("attention", f"its new password was never shown: gatepost rotate {row.public_id}")]
 
 
 def _require_one_way(arguments: argparse.Namespace) -> None:
@@ -212,7 +155,7 @@ def _revoke(desk: Desk, arguments: argparse.Namespace) -> None:
         rows = passwords.revoke_of(desk, arguments.account, arguments.name)
         live = {row.public_id for row in rows}
     if arguments.json:
-        say(document([_record(row, desk.now) for row in rows]))
+        say(document([record(row, desk.now) for row in rows]))
         return
     for row in rows:
         done = "Revoked" if row.public_id in live else "Was revoked before:"
@@ -226,25 +169,8 @@ def _revoke(desk: Desk, arguments: argparse.Namespace) -> None:
         say("Nothing to revoke: no app password is live.")
 
 
-def _protocols(credential: Credential) -> str:
-    return ", ".join(protocol for protocol in PROTOCOLS if protocol in credential.protocols)
-
-
-def _created_record(created: Created) -> Json:
-    credential = created.credential
-    return {
-        "id": credential.public_id,
-        "account": credential.email,
-        "name": credential.name,
-        "password": created.password,
-        "protocols": [protocol for protocol in PROTOCOLS if protocol in credential.protocols],
-        "networks": list(credential.networks),
-        "created": moment(credential.created),
-        "expires": moment(credential.expires),
-    }
-
-
-def _record(row: Credential, now: datetime) -> Json:
+def record(row: Credential, now: datetime) -> Json:
+    """What `list`, `show` and every verb that changes one say of an app password."""
     use = row.last_use
     return {
         "id": row.public_id,
@@ -253,6 +179,7 @@ def _record(row: Credential, now: datetime) -> Json:
         "protocols": [protocol for protocol in PROTOCOLS if protocol in row.protocols],
         "networks": list(row.networks),
         "created": moment(row.created),
+        "created_by": row.created_by,
         "expires": moment(row.expires),
         "state": row.state_at(now),
         "last_used": None

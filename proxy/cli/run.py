@@ -5,7 +5,8 @@ from __future__ import annotations
 import argparse
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from importlib import import_module
 from pathlib import Path
 
 from proxy.cli.arguments import DEFAULT_CONFIG, UsageError, parser
@@ -45,26 +46,22 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _run(arguments: argparse.Namespace) -> int:
     # Each area is imported when it is used: SQLAlchemy or asyncio cost more than most commands.
-    config = config_path(arguments.config)
-    if arguments.area == "setup":
-        from proxy.cli import setup  # noqa: PLC0415
+    area = import_module(f"proxy.cli.{_AREAS[arguments.area]}")
+    run: Callable[[argparse.Namespace, Path], int] = area.run
+    return run(arguments, config_path(arguments.config))
 
-        return setup.VERBS[arguments.verb](arguments, config)
-    if arguments.area == "account":
-        from proxy.cli import accounts  # noqa: PLC0415
 
-        return accounts.run(arguments, config)
-    if arguments.area == "connect":
-        from proxy.cli import connecting  # noqa: PLC0415
-
-        return connecting.run(arguments, config)
-    if arguments.area == "key":
-        from proxy.cli import keys  # noqa: PLC0415
-
-        return keys.run(arguments, config)
-    from proxy.cli import passwords  # noqa: PLC0415
-
-    return passwords.run(arguments, config)
+# The module of each area of proxy/cli/arguments.py.
+_AREAS = {
+    "setup": "setup",
+    "account": "accounts",
+    "connect": "connecting",
+    "password": "passwords",
+    "life": "life",
+    "sessions": "sessions",
+    "audit": "audit",
+    "key": "keys",
+}
 
 
 def config_path(given: str | None) -> Path:

@@ -3,14 +3,25 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 
 from proxy.admin.finding import Finding
 from proxy.cli.output import Json, complain, document, plain, say, table
+from proxy.cli.person import who
 from proxy.config.reader import load
 from proxy.errors import OperatorError, StoreUnavailable
+
+
+def run(arguments: argparse.Namespace, config: Path) -> int:
+    verbs: dict[str, Callable[[argparse.Namespace, Path], int]] = {
+        "init": _init,
+        "serve": _serve,
+        "check": _check,
+        "upgrade": _upgrade,
+    }
+    return verbs[arguments.verb](arguments, config)
 
 
 def _init(arguments: argparse.Namespace, config: Path) -> int:
@@ -18,7 +29,7 @@ def _init(arguments: argparse.Namespace, config: Path) -> int:
 
     if arguments.directory is not None:
         config = Path(arguments.directory) / "gatepost.toml"
-    made = init(config, datetime.now(UTC).replace(microsecond=0))
+    made = init(config, datetime.now(UTC).replace(microsecond=0), who())
     if arguments.json:
         say(
             document(
@@ -62,7 +73,7 @@ def _check(arguments: argparse.Namespace, config: Path) -> int:
     if arguments.login is not None:
         name = f"login {arguments.login}"
         if is_sound:
-            findings += _asked(name, lambda: asyncio.run(check_login(loaded, arguments.login)))
+            findings += _asked(name, lambda: asyncio.run(check_login(loaded, arguments.login, who())))
         else:
             findings.append(Finding(name, ok=False, detail="not tried", remedy="first mend what failed above"))
     return report(findings, as_json=arguments.json)
@@ -107,7 +118,7 @@ def _record(finding: Finding) -> Json:
 def _upgrade(arguments: argparse.Namespace, config: Path) -> int:
     from proxy.admin.setup import upgrade  # noqa: PLC0415 - `serve` does without
 
-    done = upgrade(load(config))
+    done = upgrade(load(config), who())
     if arguments.json:
         say(document({"before": done.before or None, "now": done.now, "master_key": done.master or None}))
         return 0
@@ -118,11 +129,3 @@ def _upgrade(arguments: argparse.Namespace, config: Path) -> int:
     if not done.master:
         say("It knows no master key yet: run this again as a user who can read [keys] master.")
     return 0
-
-
-VERBS: Mapping[str, Callable[[argparse.Namespace, Path], int]] = {
-    "init": _init,
-    "serve": _serve,
-    "check": _check,
-    "upgrade": _upgrade,
-}

@@ -190,6 +190,7 @@ class LimitsConfig:
 
     connections: int = 10_000  # open client connections of all workers; above it BYE / 421
     waiting_per_address: int = 256  # connections of one address that are not logged in yet, at each worker
+    app_passwords: int = 100  # that an account may have: neither revoked nor expired
     argon2_memory_kib: int = 19_456  # OWASP's argon2id minimum: 19 MiB, t=2, p=1
     argon2_time: int = 2
     argon2_lanes: int = 1

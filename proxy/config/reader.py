@@ -46,6 +46,7 @@ _LOOPS: tuple[Literal["uvloop", "asyncio"], ...] = ("uvloop", "asyncio")
 _RANGES: dict[str, tuple[int, int]] = {
     "connections": (1, 1_000_000),
     "waiting_per_address": (1, 1_000_000),
+    "app_passwords": (1, 100_000),
     "argon2_memory_kib": (8, 4_194_304),
     "argon2_time": (1, 100),
     "argon2_lanes": (1, 64),

@@ -183,6 +183,25 @@ def rotate(
     return one, secret_id
 
 
+def end_secret(connection: Connection, account_id: int, selector: str, scribe: Scribe) -> None:
+    """End a secret that nobody got to see: at once, and told of. Raises the revision."""
+    this = (secret.c.account_id == account_id) & (secret.c.selector == selector)
+    ended = update(secret).where(this).values(valid_until=scribe.now).returning(secret.c.credential_id)
+    owner = connection.scalars(ended).first()
+    if owner is None:
+        return
+    one = _credential_of(connection.execute(_all.where(credential.c.id == owner)).one())
+    _note(connection, Event.ROTATED, one, scribe, detail="the new one was never shown, and has ended")
+    raise_revision(connection)
+
+
+def secret_ends(connection: Connection, credential_id: int, now: datetime) -> list[datetime | None]:
+    """Until when each secret works that still does; the newest secret first."""
+    still_works = or_(secret.c.valid_until.is_(None), secret.c.valid_until > now)
+    query = select(secret.c.valid_until).where(secret.c.credential_id == credential_id, still_works)
+    return list(connection.scalars(query.order_by(secret.c.id.desc())))
+
+
 def no_app_password(public_id: str) -> StoreError:
     return StoreError(f"there is no app password {public_id}", "see gatepost list")
 

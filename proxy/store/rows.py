@@ -113,6 +113,9 @@ class SecretRow:
     phc: str
     valid_until: datetime | None  # set on the old secret of a rotation
 
+    def is_over(self, now: datetime) -> bool:
+        return self.valid_until is not None and self.valid_until <= now
+
 
 @dataclass(frozen=True, slots=True)
 class LoginRow:

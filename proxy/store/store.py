@@ -108,12 +108,7 @@ class Store:
 
     @classmethod
     def create(
-        cls,
-        url: str,
-        *,
-        wait_s: float = WAIT_S,
-        clock: Callable[[], datetime] = utc_now,
-        actor: Actor = _NOBODY_ELSE,
+        cls, url: str, *, wait_s: float = WAIT_S, clock: Callable[[], datetime] = utc_now, actor: Actor = _NOBODY_ELSE
     ) -> Self:
         """Make the database (a SQLite file gets mode 0600) and open it. Raises StoreError if it holds anything."""
         _migrate.create(parse_url(url))
@@ -248,6 +243,16 @@ class Store:
                 connection, secret_id, credential.account_id, scribe, key=key, opened=opened, tokens=tokens
             )
             return credential
+
+    def end_secret(self, account_id: int, selector: str) -> None:
+        """End one secret at once; the others of its app password stay as they are. Raises the revision."""
+        with self._write() as connection:
+            credentials.end_secret(connection, account_id, selector, self._scribe())
+
+    def secret_ends(self, credential_id: int) -> list[datetime | None]:
+        """Until when (None: for good) each secret of an app password works that still does; newest secret first."""
+        with self._read() as connection:
+            return credentials.secret_ends(connection, credential_id, self._clock())
 
     def credentials(self, account_id: int | None) -> list[Credential]:
         """App passwords in every state, of one account or (None) of all; by e-mail, then oldest first."""

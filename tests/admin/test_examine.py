@@ -23,7 +23,7 @@ NOW = datetime(2026, 11, 23, 12, 0, tzinfo=UTC)
 
 @pytest.fixture(scope="session")
 def template(tmp_path_factory) -> Path:
-    return init(tmp_path_factory.mktemp("template") / "gate" / "gatepost.toml", NOW).config.parent
+    return init(tmp_path_factory.mktemp("template") / "gate" / "gatepost.toml", NOW, "test").config.parent
 
 
 @pytest.fixture
@@ -85,7 +85,7 @@ def test_certificate_of_tomorrow_failed(setup):
 
 
 def test_certificate_of_another_key_failed(setup, tmp_path):
-    other = init(tmp_path / "other" / "gatepost.toml", NOW).config.parent
+    other = init(tmp_path / "other" / "gatepost.toml", NOW, "test").config.parent
     shutil.copy(other / "key.pem", setup / "key.pem")
     finding = look(setup)["certificate"]
     assert finding.verdict == "failed"
@@ -139,7 +139,7 @@ def test_client_id_of_the_operator_is_no_finding(setup):
 
 
 def test_master_key_of_another_store_failed(setup, tmp_path):
-    other = init(tmp_path / "other" / "gatepost.toml", NOW).config.parent
+    other = init(tmp_path / "other" / "gatepost.toml", NOW, "test").config.parent
     shutil.copy(other / "master.key", setup / "master.key")
     finding = look(setup)["master key"]
     assert finding.verdict == "failed"
@@ -194,9 +194,9 @@ def test_client_secret_and_private_authority(setup):
 
 def test_init_tells_what_stands_in_the_way(tmp_path):
     config = tmp_path / "gate" / "gatepost.toml"
-    init(config, NOW)
+    init(config, NOW, "test")
     with pytest.raises(OperatorError, match="exists already"):
-        init(config, NOW)
+        init(config, NOW, "test")
 
 
 def test_init_keeps_a_directory_that_was_there(tmp_path, monkeypatch):
@@ -205,7 +205,7 @@ def test_init_keeps_a_directory_that_was_there(tmp_path, monkeypatch):
 
     monkeypatch.setattr("os.link", refuse)
     with pytest.raises(OperatorError, match=r"cannot set up .*: No space left on device"):
-        init(tmp_path / "gatepost.toml", NOW)
+        init(tmp_path / "gatepost.toml", NOW, "test")
     assert list(tmp_path.iterdir()) == []
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import ipaddress
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 
 import pytest
 from hypothesis import given, strategies as st
@@ -122,6 +122,27 @@ def test_any_text_is_a_network_or_refused(text):
 def test_any_text_is_a_time_to_come_or_refused(text):
     moment, line = outcome(lambda one: inputs.expiry(one, NOW), text)
     assert line.isprintable() if moment is None else moment > NOW
+
+
+@given(st.text(max_size=30))
+def test_any_text_is_a_time_gone_by_or_refused(text):
+    moment, line = outcome(lambda one: inputs.since(one, NOW), text)
+    assert line.isprintable() if moment is None else moment <= NOW
+
+
+@given(st.text(max_size=30))
+def test_any_text_is_an_overlap_or_refused(text):
+    length, line = outcome(inputs.overlap, text)
+    assert line.isprintable() if length is None else timedelta(0) <= length <= inputs.MAX_OVERLAP
+
+
+def test_overlap_is_a_period_of_90_days_at_most():
+    assert inputs.overlap(" 24h ") == timedelta(days=1)
+    assert inputs.overlap("0h") == timedelta(0)
+    assert inputs.overlap("90d") == inputs.MAX_OVERLAP
+    for text in ("91d", "13w", "2161h"):
+        with pytest.raises(OperatorError, match="longer than 90 days"):
+            inputs.overlap(text)
 
 
 @given(st.text(max_size=300))

@@ -93,7 +93,7 @@ def unlock(store: Store, email: str, text: str, master: MasterPrivate):
 @pytest.fixture(scope="module")
 def template(tmp_path_factory) -> House:
     directory = tmp_path_factory.mktemp("keys") / "setup"
-    init(directory / "gatepost.toml", NOW)
+    init(directory / "gatepost.toml", NOW, "test")
     with (directory / "gatepost.toml").open("a") as file:
         file.write(QUICK)
     house = House(directory, {})
@@ -281,7 +281,7 @@ def test_a_store_without_a_master_is_refused(house):
     Store.create(f"sqlite:///{file}").close()
     with house.desk() as desk, pytest.raises(StoreError, match="db upgrade"):
         keys.rotate(desk)
-    upgrade(load(house.directory / "gatepost.toml"))
+    upgrade(load(house.directory / "gatepost.toml"), "test")
     with house.desk() as desk:
         keys.rotate(desk)
 

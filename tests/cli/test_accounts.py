@@ -1,4 +1,4 @@
-"""proxy/cli/accounts.py with proxy/admin/accounts.py: gatepost account add, list, show, remove."""
+"""proxy/cli/accounts.py with proxy/admin/accounts.py: gatepost account add, list, show, remove, disable, alias."""
 
 from __future__ import annotations
 
@@ -214,3 +214,75 @@ def test_store_without_master_key_says_how_it_gets_one(gatepost, tmp_path):
     assert "gatepost db upgrade" in line
     gatepost.done("db", "upgrade")
     gatepost.done(*words, stdin=b"hunter2\n")
+
+
+# -- disable, enable, alias ----
+
+
+def test_disabled_account_is_enabled_again(gatepost):
+    gatepost.add_ann("--alias", "ann")
+    out = gatepost.done("account", "disable", "ANN").out
+    assert out.startswith("Disabled ann@example.com. ")
+    assert "gatepost account enable ann@example.com" in out
+    shown = gatepost.done("account", "show", "ann", "--json").json
+    assert shown["state"] == "disabled"
+    assert gatepost.done("account", "disable", "ann", "--json").json == shown
+    assert "Was disabled before: ann@example.com." in gatepost.done("account", "disable", "ann").out
+    assert "The mailbox is disabled: gatepost account enable" in gatepost.done("create", "ann", "--name", "x").out
+    assert gatepost.done("account", "enable", "ann").out.startswith("Enabled ann@example.com")
+    assert gatepost.done("account", "enable", "ann", "--json").json["state"] == "active"
+    assert "Was enabled before" in gatepost.done("account", "enable", "ann").out
+    events = [entry["event"] for entry in gatepost.done("audit", "--json").json]
+    assert events.count("account_disabled") == events.count("account_enabled") == 1
+
+
+def test_alias_is_a_login_name_until_it_is_removed(gatepost):
+    gatepost.add_ann()
+    out = gatepost.done("account", "alias", "ann@example.com", "add", r" CORP\Scanner2 ").out
+    assert out == "Added. Clients log in to ann@example.com as ann@example.com or scanner2.\n"
+    assert gatepost.done("list", "scanner2", "--json").json == []
+    record = gatepost.done("account", "alias", "scanner2", "add", "a@example.com", "--json").json
+    assert record == gatepost.done("account", "show", "ann@example.com", "--json").json
+    assert record["aliases"] == ["a@example.com", "scanner2"]
+    assert gatepost.done("account", "alias", "scanner2", "add", "SCANNER2").out.startswith("It was one before.")
+    assert gatepost.done("account", "alias", "scanner2", "add", "Ann@example.com").out.startswith("It was one before.")
+    out = gatepost.done("account", "alias", "scanner2", "remove", "Scanner2").out
+    assert out.startswith("Removed. ")
+    assert "as ann@example.com or a@example.com." in out
+    assert 'no account "scanner2"' in gatepost.refused("list", "scanner2")
+
+
+@pytest.mark.parametrize(
+    ("words", "named"),
+    [
+        (("ann", "add", "bob@example.com"), "bob@example.com is another account; gatepost account show bob@"),
+        (("ann", "add", "robert"), "robert is an alias of bob@example.com; gatepost account show bob@"),
+        (("ann", "add", "a@b@c"), 'alias "a@b@c" is no login name'),
+        (("ann", "add", "a\u202eb"), "\\u202e"),
+        (("ann", "add", ""), 'alias "" is no login name'),
+        (("ann", "remove", "an"), 'has no alias "an"; did you mean ann?'),
+        (("ann", "remove", "robert"), 'ann@example.com has no alias "robert"; gatepost account show ann@example.com'),
+        (("ann", "remove", "Ann@example.com"), "is its e-mail, which stays"),
+        (("carl", "add", "x"), 'no account "carl"'),
+    ],
+)
+def test_bad_alias_is_refused_and_nothing_is_done(words, named, gatepost, snapshot):
+    gatepost.add_ann("--alias", "ann")
+    gatepost.done("account", "add", "bob@example.com", "--upstream", "main", "--alias", "robert")
+    before = snapshot()
+    email, *rest = words
+    assert named in gatepost.refused("account", "alias", email, *rest)
+    assert snapshot() == before
+
+
+def test_aliases_are_bounded(gatepost):
+    from proxy.admin.inputs import MAX_ALIASES  # noqa: PLC0415
+
+    gatepost.add_ann(*(word for number in range(MAX_ALIASES) for word in ("--alias", f"a{number}")))
+    assert f"{MAX_ALIASES} aliases already" in gatepost.refused("account", "alias", "a0", "add", "one-more")
+
+
+@pytest.mark.parametrize("words", [("disable", "bob@example.com"), ("enable", "bob@example.com")])
+def test_unknown_account_is_neither_disabled_nor_enabled(words, gatepost):
+    gatepost.add_ann()
+    assert 'no account "bob@example.com"' in gatepost.refused("account", *words)

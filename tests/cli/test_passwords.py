@@ -8,6 +8,7 @@ from datetime import UTC, datetime, timedelta
 import pytest
 
 from proxy.admin.passwords import ID_BYTES
+from proxy.cli.person import who
 from proxy.secret import Secret
 from proxy.store.rows import LastUse, Use
 from proxy.store.store import Store
@@ -32,7 +33,7 @@ def use(gatepost, public_id: str, last_use: LastUse) -> None:
     store = store_of(gatepost)
     credential = store.credential(public_id)
     assert credential is not None
-    store.record_uses([Use(credential.id, last_use)])
+    store.record_uses([Use(credential.id, last_use, "10.1.2.0/24")])
     store.close()
 
 
@@ -135,6 +136,7 @@ def test_list_and_show_have_exactly_the_fixed_shape(ann):
         "protocols": ["imap", "smtp"],
         "networks": [],
         "created": made["created"],
+        "created_by": who(),
         "expires": None,
         "state": "active",
         "last_used": None,

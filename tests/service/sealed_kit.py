@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from datetime import datetime
 from itertools import count
 from typing import Any
 
 from proxy.secret import Secret
-from proxy.store.rows import Account, Credential, Deposit, NewAccount, NewCredential, Purpose
+from proxy.store.rows import Account, Credential, Deposit, NewAccount, NewCredential, NewSecret, Purpose
 from proxy.vault.apppassword import AppPassword, generate, parse
 from proxy.vault.hashing import Hasher
 from proxy.vault.sealed import OpenKey, make_app_key, recipient_of, unlocked, unwrapped
@@ -50,6 +51,19 @@ def app_password(
         deposits = [house.store.deposit(account.id, purpose) for purpose in Purpose]
         opened = [(one, wrap_for(one, opener, recipient_of(key))) for one in deposits if one is not None]
     return text, house.store.add_credential(new, key, opened=opened, tokens=tokens)
+
+
+def rotated(house: House, account: Account, public_id: str, until: datetime, *, unlock: str) -> str:
+    """A new text for an app password, with its key, opened by `unlock`; the former until then."""
+    password = generate()
+    house.secrets |= {password.whole.reveal(), password.shown()}
+    key = make_app_key(account.id, password, house.store.masters()[0], HASHER)
+    opener = opened_key(house, account, unlock)
+    deposits = [house.store.deposit(account.id, purpose) for purpose in Purpose]
+    opened = [(one, wrap_for(one, opener, recipient_of(key))) for one in deposits if one is not None]
+    new = NewSecret(password.selector, HASHER.hash(password))
+    house.store.rotate(public_id, new, until, key, opened=opened)
+    return password.whole.reveal()
 
 
 def sealed_to_all(house: House, account: Account, token: str, *, extra: list[Any] | None = None) -> Deposit:

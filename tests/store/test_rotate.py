@@ -7,6 +7,7 @@ from datetime import timedelta
 import pytest
 
 from proxy.errors import StoreError
+from proxy.store.audit_rows import Event, Wanted
 from proxy.store.rows import (
     AppKey,
     CredentialState,
@@ -45,6 +46,31 @@ def test_selector_is_never_used_twice_not_even_by_a_rotation(store, ann, scanner
     with pytest.raises(SelectorTaken):
         store.rotate(scanner.public_id, NewSecret("s001", "$argon2id$new"), clock.now)
     assert store.find_login("ann", "s001").secret.valid_until is None
+
+
+def test_texts_that_still_work_are_told_with_their_ends(store, ann, scanner, new_credential, clock):
+    store.add_credential(new_credential(ann, "other"))
+    until = clock.now + HOUR
+    assert store.secret_ends(scanner.id) == [None]
+    store.rotate(scanner.public_id, NewSecret("t001", "$argon2id$new"), until)
+    assert store.secret_ends(scanner.id) == [None, until]
+    clock.pass_s(3600)
+    assert store.secret_ends(scanner.id) == [None]
+
+
+def test_secret_that_nobody_saw_ends_and_the_others_go_on(store, ann, scanner, clock):
+    until = clock.now + HOUR
+    store.rotate(scanner.public_id, NewSecret("t001", "$argon2id$new"), until)
+    revision = store.revision()
+    store.end_secret(ann.id, "t001")
+    assert store.find_login("ann", "t001").secret.is_over(clock.now)
+    assert not store.find_login("ann", "s001").secret.is_over(clock.now)
+    assert store.secret_ends(scanner.id) == [until]
+    assert store.revision() == revision + 1
+    (_, entry) = store.trail.entries(Wanted(events=(Event.ROTATED,)), 0, 10)
+    assert (entry.app_password, entry.detail) == (scanner.public_id, "the new one was never shown, and has ended")
+    store.end_secret(ann.id, "zzzz")  # none of this selector: nothing to end
+    assert store.revision() == revision + 1
 
 
 def test_revoked_or_unknown_app_password_is_not_rotated(store, ann, scanner, clock):
