@@ -129,5 +129,13 @@ class Generation:
         self.send(signal.SIGTERM)
 
     def close(self) -> None:
-        """No worker of it lives any more."""
+        """No worker of it lives any more, or this is a worker of another."""
         self.wires.close()
+
+    def __enter__(self) -> None:
+        """In a worker of it, which has its own copies of all: they are closed at its end."""
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+        for sock in self.sockets:
+            sock.close()

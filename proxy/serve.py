@@ -266,9 +266,13 @@ async def build(
     census = Census(store=store, pool=pool)
     for task in tasks:
         await stack.enter_async_context(_task(task))
-    owned = [
-        await stack.enter_async_context(_task(duty)) for duty in _duties(config, store, pool, post, census, extensions)
-    ]
+    duties = _duties(config, store, pool, post)
+    if post.is_first:
+        # To the upstreams a node is one address: one worker asks, and the others, started later, read its answers.
+        duties += [census.run(), extensions.probe_all(config)]
+    else:
+        extensions.first_round.set()
+    owned = [await stack.enter_async_context(_task(duty)) for duty in duties]
     per_turn = listen.ACCEPTS_PER_TURN if post.workers == 1 else listen.SHARED_ACCEPTS_PER_TURN
     acceptors = [
         listen.Acceptor(house, listener, sock, _front_of(listener), per_turn=per_turn)
@@ -277,19 +281,13 @@ async def build(
     return Server(config, seat, house, acceptors, journal, extensions.first_round, census, ahead, owned)
 
 
-def _duties(
-    config: Config, store: Store, pool: StorePool, post: Post, census: Census, extensions: Extensions
-) -> list[Coroutine[None, None, None]]:
+def _duties(config: Config, store: Store, pool: StorePool, post: Post) -> list[Coroutine[None, None, None]]:
     """What the first worker does for the whole node."""
     if not post.is_first:
-        extensions.first_round.set()
         return []
     duties = [
         Housekeeper(store=store, pool=pool, audit=config.audit).run(),
         AuditLog(store=store, pool=pool, node=post.seat.node).run(),
-        census.run(),
-        # To the upstreams a node is one address: one worker asks, and the others, started later, read its answers.
-        extensions.probe_all(config),
     ]
     if post.control is not None:
         duties.append(Control(post.control, config).run())

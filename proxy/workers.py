@@ -38,6 +38,7 @@ from proxy.worker import LEAVE, RENEW, SIGNALS, Strings, work
 logger = logging.getLogger("gatepost.workers")
 
 TURN_S = 1.0  # between two looks at what tells nothing by itself
+FILES_S = 5.0  # between two looks at the certificate's files; a change counts when the next look finds it again
 FIRST_TRIES = 3  # at the very start: a worker killed so often before it was ready will never be
 MAX_LEAVING = 3  # generations that live for their sessions alone; before a fourth, the oldest drains by its deadline
 MARGIN_S = 10.0  # beyond drain_s, for last words and writes; systemd's TimeoutStopSec is longer than both
@@ -74,6 +75,7 @@ class Supervisor:
         self._supervised, self._supervising = os.pipe()  # the second end is closed by our end alone
         self._said, self._say = os.pipe()  # the numbers of signals
         self._selector = selectors.DefaultSelector()
+        self._files_at = 0.0  # the next look at the certificate's files
         self._is_up = False  # all were ready once
         self._is_ending = False
         self._must_reload = False
@@ -134,8 +136,10 @@ class Supervisor:
         if self._vigil.is_kept(self._generations):
             self._systemd.alive()
         if self._is_up and not self._is_ending:
-            if self._serving.certificates.have_changed():
-                self._renew_certificates()
+            if monotonic() >= self._files_at:
+                self._files_at = monotonic() + FILES_S
+                if self._serving.certificates.have_changed():
+                    self._renew_certificates()
             status = vigil.status(self._generations, self._serving)
             if self._vigil.is_news(status):
                 self._systemd.status(status)
@@ -172,7 +176,9 @@ class Supervisor:
         if pid == 0:
             os.close(pulse)
             self._forget(one)
-            raise SystemExit(work(one.config, self._post(one, slot), Strings(self._supervised, tell_pulse)))
+            with one:
+                status = work(one.config, self._post(one, slot), Strings(self._supervised, tell_pulse))
+            raise SystemExit(status)
         signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS)
         os.close(tell_pulse)
         if pid is None:

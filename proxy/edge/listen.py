@@ -61,7 +61,7 @@ def bind(listener: ListenConfig) -> socket.socket:
         sock.close()
         remedy = {
             errno.EADDRINUSE: "stop what listens there, or choose another port",
-            errno.EACCES: "let systemd open ports below 1024 (systemctl enable --now gatepost-imaps.socket and the like), "
+            errno.EACCES: "let systemd open ports below 1024 (systemctl enable --now gatepost-imaps.socket ...), "
             "or give the service CAP_NET_BIND_SERVICE",
             errno.EADDRNOTAVAIL: "use an address of this machine",
         }.get(error.errno or 0, "correct the address")
