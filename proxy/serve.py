@@ -15,6 +15,7 @@ import signal
 import socket
 from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from functools import partial
 from time import monotonic
 
@@ -142,6 +143,9 @@ def preflight(config: Config) -> Certificates:
     """
     store = Store.open(config.store.url, migrate=config.store.migrate)
     try:
+        if config.store.migrate and not store.masters():
+            # A credential is shown to the service alone: what `init` does for a key file has to be done here.
+            store.add_master(load_master(config.keys.master.read()).newest_public(datetime.now(UTC)))
         master_of(config, store)
     finally:
         store.close()
