@@ -224,7 +224,7 @@ async def build(
         read_standings=lambda secret_ids: pool.run(store.standings, secret_ids),
         read_kicked=lambda: pool.run(store.roster.kicked, seat),
     )
-    publisher = Publisher(seat=seat, registry=registry, store=store, pool=pool)
+    publisher = Publisher(seat=seat, registry=registry, store=store, pool=pool, clock=monotonic)
     stack.push_async_callback(publisher.retire)
     ahead = Ahead(
         broker=broker,

@@ -346,7 +346,7 @@ async def _wired(
             read_standings=lambda secret_ids: pool.run(store.standings, secret_ids),
             read_kicked=lambda: pool.run(store.roster.kicked, seat),
         )
-        publisher = Publisher(seat=seat, registry=registry, store=store, pool=pool)
+        publisher = Publisher(seat=seat, registry=registry, store=store, pool=pool, clock=clock)
         journal = Journal(lambda uses: pool.run(store.record_uses, uses))
         refusals = RefusalLedger(lambda rows: pool.run(store.trail.record_refusals, rows), interval_s=2, clock=clock)
         cache = VerifyCache(ttl_s=300, clock=clock)
