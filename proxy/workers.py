@@ -152,15 +152,18 @@ class Supervisor:
 
     def _start(self, slot: Slot) -> None:
         """Fork a worker. It gets no signal until its loop can handle it, and it never returns from here."""
-        ready, tell_ready = os.pipe()
+        try:
+            ready, tell_ready = os.pipe()
+        except OSError as error:
+            self._put_off(slot, error)
+            return
         signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
         pid: int | None
         try:
             pid = os.fork()
-        except OSError as error:  # no memory, or too many processes: those who serve go on
+        except OSError as error:
             pid = None
-            slot.start_at = monotonic() + slot.pause_s(0.0)
-            logger.error("%s", Line("worker_not_started", worker=slot.number, error=error.strerror))  # noqa: TRY400
+            self._put_off(slot, error)
         if pid == 0:
             os.close(ready)
             self._forget()
@@ -172,6 +175,11 @@ class Supervisor:
             return
         slot.pid, slot.ready, slot.is_ready, slot.started_at = pid, ready, False, monotonic()
         self._selector.register(ready, selectors.EVENT_READ, self._listener_to(slot))
+
+    def _put_off(self, slot: Slot, error: OSError) -> None:
+        """No memory, too many processes or open files: those who serve go on."""
+        slot.start_at = monotonic() + slot.pause_s(0.0)
+        logger.error("%s", Line("worker_not_started", worker=slot.number, error=error.strerror))
 
     def _forget(self) -> None:
         """In a new worker: leave what is the supervisor's alone."""
