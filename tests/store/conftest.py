@@ -17,6 +17,7 @@ from pathlib import Path
 import pytest
 
 from proxy.store import Store
+from proxy.store.people_rows import NewWebSession, Person
 from proxy.store.rows import Account, Credential, Deposit, MasterKey, NewAccount, NewCredential, Purpose, Wrap
 
 NOW = datetime(2026, 11, 23, 12, 0, 0, 123456, tzinfo=UTC)
@@ -24,9 +25,11 @@ COMMAND_S = 60
 EMPTY = """
 SET lock_timeout = '5s';
 DELETE FROM account; DELETE FROM recipient; DELETE FROM learned; DELETE FROM audit; DELETE FROM worker;
+DELETE FROM person; DELETE FROM spent;
 UPDATE revision SET value = 1;
 ALTER SEQUENCE account_id_seq RESTART; ALTER SEQUENCE audit_id_seq RESTART;
 ALTER SEQUENCE credential_id_seq RESTART; ALTER SEQUENCE secret_id_seq RESTART;
+ALTER SEQUENCE person_id_seq RESTART;
 """
 
 
@@ -237,5 +240,23 @@ def new_deposit(master: MasterKey) -> Callable[..., Deposit]:
         return Deposit(
             f"row{next(numbers)}", account_id, purpose, text, (Wrap(master.key_id, b"wrapped"),), valid_until
         )
+
+    return make
+
+
+@pytest.fixture
+def new_web_session() -> Callable[..., NewWebSession]:
+    def make(person: Person, **changes: object) -> NewWebSession:
+        values: dict[str, object] = {
+            "id_hash": "hash1",
+            "person_id": person.id,
+            "is_admin": False,
+            "expires": NOW + timedelta(hours=8),
+            "auth_time": NOW,
+            "amr": (),
+            "acr": "",
+            "address": "192.0.2.7",
+        }
+        return NewWebSession(**{**values, **changes})
 
     return make
