@@ -11,7 +11,15 @@ from proxy.admin import accounts, inputs
 from proxy.admin.desk import Desk
 from proxy.admin.sealed import Opening, Way, require_way
 from proxy.errors import StoreError
-from proxy.store.rows import Account, Credential, CredentialState, NewCredential, RecipientsChanged, SelectorTaken
+from proxy.store.rows import (
+    Account,
+    Credential,
+    CredentialState,
+    NewCredential,
+    Once,
+    RecipientsChanged,
+    SelectorTaken,
+)
 
 if TYPE_CHECKING:
     from proxy.vault.hashing import Hasher  # brings argon2
@@ -22,13 +30,14 @@ TRIES = 20  # 2^20 selectors in an account: even with 10,000 used, twenty failur
 
 @dataclass(frozen=True, slots=True)
 class PasswordRequest:
-    """An app password as asked for; every field as typed."""
+    """An app password as asked for; every field as typed. `once`: what must not make a second one."""
 
     account: str
     name: str
     protocols: tuple[str, ...] = ()
     expires: str | None = None
     networks: tuple[str, ...] = ()
+    once: Once | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,6 +76,7 @@ def prepare(desk: Desk, request: PasswordRequest, way: Way = Way.PLAIN) -> Prepa
         created_by=desk.by,
         selector="",
         phc="",
+        once=request.once,
     )
     for credential in _live(desk, account):
         if credential.name == new.name:

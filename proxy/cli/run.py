@@ -58,6 +58,10 @@ def _run(arguments: argparse.Namespace) -> int:
         from proxy.cli import connecting  # noqa: PLC0415
 
         return connecting.run(arguments, config)
+    if arguments.area == "grant":
+        from proxy.cli import grants  # noqa: PLC0415
+
+        return grants.run(arguments, config)
     if arguments.area == "key":
         from proxy.cli import keys  # noqa: PLC0415
 

@@ -39,7 +39,10 @@ def _init(arguments: argparse.Namespace, config: Path) -> int:
 
 
 def _serve(arguments: argparse.Namespace, config: Path) -> int:
-    del arguments
+    if arguments.web_only:
+        from proxy.web.serve import run  # noqa: PLC0415 - the page alone
+
+        return run(load(config))
     from proxy.serve import serve  # noqa: PLC0415 - the whole server
 
     return serve(load(config))

@@ -19,6 +19,7 @@ from proxy.config.model import (
     Tls,
     TlsConfig,
     UpstreamConfig,
+    WebConfig,
     WorkersConfig,
 )
 
@@ -41,5 +42,6 @@ __all__ = [
     "Tls",
     "TlsConfig",
     "UpstreamConfig",
+    "WebConfig",
     "WorkersConfig",
 ]

@@ -30,10 +30,11 @@ from proxy.config.model import (
 )
 from proxy.config.table import Table, shown
 from proxy.config.upstream import upstreams_of
+from proxy.config.web import web_of
 from proxy.errors import ConfigError
 
 MAX_FILE_BYTES = 1_048_576  # ten thousand upstreams fit; anything longer is the wrong file
-_SECTIONS = ("store", "keys", "tls", "listen", "upstream", "alerts", "log", "workers", "limits")
+_SECTIONS = ("store", "keys", "tls", "listen", "upstream", "alerts", "log", "workers", "limits", "web")
 _WEEK_S = 604_800
 _TLS_MINIMUM: tuple[Literal["1.2", "1.3"], ...] = ("1.2", "1.3")
 _LEVELS: tuple[Literal["debug", "info", "warning"], ...] = ("debug", "info", "warning")
@@ -79,6 +80,7 @@ def load(path: Path) -> Config:
         workers=_workers(top),
         alerts=_alerts(top),
         limits=_limits(top),
+        web=web_of(top, upstreams, tls),
     )
 
 

@@ -167,6 +167,14 @@ def entries(connection: Connection, wanted: Wanted, after: int, limit: int) -> l
     return _read(connection, query)
 
 
+def latest(connection: Connection, wanted: Wanted, limit: int) -> list[Entry]:
+    """The newest of the entries asked for, newest first."""
+    query = select(*_COLUMNS).order_by(audit.c.id.desc()).limit(limit)
+    if wanted.account is not None:
+        query = query.where(audit.c.account == wanted.account)
+    return _read(connection, query)
+
+
 def commands_of(connection: Connection, node: str, since: datetime) -> list[Entry]:
     """What commands and the web page did on this node since then, oldest first: for the log of its service."""
     query = select(*_COLUMNS).where(audit.c.at >= since, audit.c.node == node, audit.c.worker.is_(None))
