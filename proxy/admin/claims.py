@@ -64,6 +64,11 @@ class Claimed:
     acr: str
     is_admin: bool
 
+    @property
+    def name(self) -> str:
+        """As Person.name."""
+        return self.address or str(self.identity)
+
 
 def judge(web: WebConfig, claims: Mapping[str, object], now: datetime) -> Claimed:
     """Read the claims of a believable ID token. Raises TurnedAway."""

@@ -41,10 +41,12 @@ class Visit:
     words: Words
     session: WebSession | None = None
     cookie: str = ""
+    name: str = ""  # of somebody who is on the way in
 
     @property
     def actor(self) -> str:
-        return f"web:{self.session.person.name}" if self.session else NOBODY
+        name = self.name or (self.session.person.name if self.session else "")
+        return f"web:{name}" if name else NOBODY
 
 
 @dataclass(frozen=True, slots=True)

@@ -5,6 +5,10 @@ from __future__ import annotations
 from proxy.errors import GatepostError
 
 
+def N_(text: str) -> str:  # noqa: N802 - gettext's name for "to be translated where it is shown"
+    return text
+
+
 class Problem(GatepostError):
     """A page that says what went wrong, and one way on.
 
@@ -12,7 +16,9 @@ class Problem(GatepostError):
     link        where the way on leads, and its text
     """
 
-    def __init__(self, status: int, title: str, text: str, link: tuple[str, str] = ("/", "Back to the start")) -> None:
+    def __init__(
+        self, status: int, title: str, text: str, link: tuple[str, str] = ("/", N_("Back to the start"))
+    ) -> None:
         super().__init__(f"{status}: {title}")
         self.status = status
         self.title = title
@@ -39,7 +45,3 @@ def forged() -> Problem:
 
 def too_often() -> Problem:
     return Problem(429, N_("That was a little fast"), N_("Please wait a few minutes, then try again."))
-
-
-def N_(text: str) -> str:  # noqa: N802 - gettext's name for "to be translated where it is shown"
-    return text

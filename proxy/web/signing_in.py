@@ -6,7 +6,7 @@ Every way back ends in a redirect or in a page that says why not; a code or stat
 from __future__ import annotations
 
 import logging
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from time import time
 
 from starlette.requests import Request
@@ -132,6 +132,7 @@ class SigningIn:
         if ticket.purpose != SIGN_IN and not is_same:
             raise TurnedAway(Turned.OTHER_PERSON, str(claimed.identity), claimed.display)
         welcome = await house.ask(visit, people.welcome, house.web, claimed)
+        visit = replace(visit, name=claimed.name)
         own = welcome.own
         if welcome.new is not None:
             own = (await self._made(visit, welcome.new, came, claimed),)

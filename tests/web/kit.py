@@ -204,6 +204,3 @@ def shown(page: httpx2.Response) -> str:
     """The app password that a page shows, "" for none."""
     found = re.search(r'id="secret">([^<]+)<', page.text)
     return found[1] if found else ""
-
-
-
