@@ -82,10 +82,10 @@ class WebSessions:
             return ended
 
     def refuse(self, who: str, cause: str, detail: str) -> None:
-        """Tell the audit of a sign-in that was turned away."""
+        """Tell the audit of a sign-in that was turned away. `who` is no account: anybody may call himself so."""
         with self._database.write() as connection:
             scribe = Scribe(self._actor, self._clock())
-            scribe.note(connection, Event.SIGN_IN_REFUSED, account=who, cause=cause, detail=detail)
+            scribe.note(connection, Event.SIGN_IN_REFUSED, cause=cause, detail=f"{who}: {detail}")
 
     def spend(self, once: Once) -> None:
         """Raises AlreadySpent the second time."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Mapping
 from urllib.parse import parse_qsl
 
@@ -11,6 +12,7 @@ from proxy.web.problems import N_, Problem
 
 MAX_BODY = 16_384  # octets; the longest form has a list of networks
 MAX_FIELDS = 40
+BODY_S = 20.0  # for a form to arrive whole
 _URLENCODED = "application/x-www-form-urlencoded"
 
 
@@ -34,11 +36,12 @@ async def read_body(request: Request) -> bytes:
     """The body, at most MAX_BODY octets of it. Raises Problem for more."""
     body = bytearray()
     try:
-        async for part in request.stream():
-            body += part
-            if len(body) > MAX_BODY:
-                raise Problem(413, N_("That form is too long"), N_("Nothing was changed."))
-    except ClientDisconnect:
+        async with asyncio.timeout(BODY_S):
+            async for part in request.stream():
+                body += part
+                if len(body) > MAX_BODY:
+                    raise Problem(413, N_("That form is too long"), N_("Nothing was changed."))
+    except (ClientDisconnect, TimeoutError):
         raise Problem(400, N_("That form cannot be read"), N_("Nothing was changed.")) from None
     return bytes(body)
 

@@ -117,7 +117,10 @@ class House:
 
     def is_fresh(self, session: WebSession) -> bool:
         """Whether the person showed who they are lately enough to make an app password."""
-        return (self.now() - session.auth_time).total_seconds() <= self.web.fresh_s
+        return self.is_recent(session.auth_time)
+
+    def is_recent(self, at: datetime) -> bool:
+        return (self.now() - at).total_seconds() <= self.web.fresh_s
 
     def show(self, visit: Visit, template: str, status: int = 200, **values: object) -> Response:
         """A page, with what all of them need."""

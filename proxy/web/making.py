@@ -52,6 +52,7 @@ class Making:
         """The form; whoever signed in too long ago goes to the provider first, and comes back here."""
         visit, session, account = await self._house.at_mailbox(request)
         self._require_active(account)
+        self._require_openable(account)
         if not self._may_make(session, account):
             return RedirectResponse(f"/mailbox/{account.id}/sign-in-again", 303)
         return self._show_form(visit, account, Typed(protocols=self._offered(account)))
@@ -111,6 +112,16 @@ class Making:
                 403,
                 N_("This mailbox is switched off"),
                 N_("Your administrator switched it off, so nothing can log in to it."),
+                (f"/mailbox/{account.id}", N_("Back to the mailbox")),
+            )
+
+    def _require_openable(self, account: Account) -> None:
+        """A sealed mailbox opens by a sign-in here, so it has to be one of those that people sign in for here."""
+        if account.sealed and account.upstream != self._house.web.upstream:
+            raise Problem(
+                403,
+                N_("This mailbox is sealed"),
+                N_("Its app passwords are made by your administrator: people do not sign in for it here."),
                 (f"/mailbox/{account.id}", N_("Back to the mailbox")),
             )
 

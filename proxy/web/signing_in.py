@@ -17,7 +17,7 @@ from proxy.admin.claims import Claimed, Turned, TurnedAway, judge
 from proxy.admin.desk import Desk
 from proxy.admin.people import LACKING, Welcome
 from proxy.connect import prove
-from proxy.errors import ConsentError, GatepostError, OperatorError, StoreError
+from proxy.errors import ConsentError, GatepostError, OperatorError, StoreError, StoreUnavailable
 from proxy.logs import Line
 from proxy.oauth.consent import Consent
 from proxy.oauth.signin import TICKET_S, SignedIn, Ticket, finish, sign_in_url
@@ -87,7 +87,11 @@ class SigningIn:
         try:
             return await self._end(request)
         except Failed as failed:
-            return RedirectResponse(f"/sign-in-failed?why={failed.why}", 303)
+            why = failed.why
+        except (OperatorError, StoreUnavailable) as error:
+            logger.warning("%s", Line("web_sign_in_failed", cause="store", detail=str(error)))
+            why = "store"
+        return RedirectResponse(f"/sign-in-failed?why={why}", 303)
 
     async def _end(self, request: Request) -> Response:
         house = self._house
@@ -131,6 +135,9 @@ class SigningIn:
         is_same = visit.session is not None and visit.session.person.identity == claimed.identity
         if ticket.purpose != SIGN_IN and not is_same:
             raise TurnedAway(Turned.OTHER_PERSON, str(claimed.identity), claimed.display)
+        if ticket.purpose == NEW and not house.is_recent(claimed.auth_time):
+            # It was asked for with max_age=0; without this the browser would go round in circles.
+            raise TurnedAway(Turned.NOT_FRESH, "the provider did not ask again", claimed.display)
         welcome = await house.ask(visit, people.welcome, house.web, claimed)
         visit = replace(visit, name=claimed.name)
         own = welcome.own
@@ -179,7 +186,8 @@ class SigningIn:
         if wanted is None:
             return Kept()
         house = self._house
-        house.count(CHANGES, str(welcome.claimed.identity))
+        if not house.rates.take(CHANGES, str(welcome.claimed.identity)):
+            raise Failed("too_often")
         if came.refresh_token is None:
             logger.warning("%s", Line("web_no_refresh_token", user=wanted.email))
             return Kept("no_token")
@@ -270,6 +278,12 @@ _FAILURES = {
         N_("The sign-in service gave no usable answer. Try again; if it stays like this, tell your administrator."),
     ),
     "too_often": (429, N_("That was a little fast"), N_("Please wait a few minutes, then try again.")),
+    "store": (503, N_("Not right now"), N_("Gatepost cannot reach its store. Please try again shortly.")),
+    Turned.NOT_FRESH.value: (
+        403,
+        N_("Please sign in once more"),
+        N_("The sign-in service let you through without asking who you are. Sign out there, then sign in again."),
+    ),
     Turned.NO_MFA.value: (
         403,
         N_("One more factor is needed"),

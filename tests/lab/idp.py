@@ -82,6 +82,7 @@ class Idp(Part):
             "delegates": {},
             "amr": list(MFA),
             "id_claims": {},
+            "login_age_s": 0,
         }
 
     def launch(self) -> None:
@@ -163,6 +164,10 @@ class Idp(Part):
     def set_amr(self, *methods: str) -> None:
         """Set how people are said to have shown who they are (RFC 8176), from their next sign-in on."""
         self._set(amr=list(methods))
+
+    def set_login_age(self, seconds: int) -> None:
+        """Set how long ago people are said to have signed in (auth_time), from their next sign-in on."""
+        self._set(login_age_s=seconds)
 
     def set_id_claims(self, user: str, **claims: object) -> None:
         """Set what ID tokens say of a user over sub, email and email_verified, from now on; nothing: that alone."""

@@ -106,6 +106,6 @@ def test_the_audit_tells_of_sign_ins(store, eve, new_web_session):
     told = store.trail.entries(Wanted(None, None, (Event.SIGNED_IN, Event.SIGN_IN_REFUSED, Event.SIGNED_OUT)), 0, 10)
     assert [(one.account, one.cause, one.detail) for one in told] == [
         ("", "", "admin mfa"),
-        ("mallory@x.test", "no_mfa", "https://login.example.com#m"),
+        ("", "no_mfa", "mallory@x.test: https://login.example.com#m"),
         ("", "", "1 browsers"),
     ]

@@ -38,3 +38,4 @@ def visitor(web: WebGate) -> Iterator[Visitor]:
     for user in USERS:
         web.lab.idp.set_id_claims(user)
     web.lab.idp.set_delegates({})
+    web.lab.idp.set_login_age(0)

@@ -10,6 +10,7 @@ from urllib.parse import parse_qs, urlencode, urlsplit
 import httpx2
 import pytest
 
+from proxy.web.cookies import once_of
 from tests.web.conftest import ANN, BOB, CY, DEE, EVE
 from tests.web.kit import Visitor, WebGate, shown
 
@@ -248,6 +249,22 @@ def test_tokens_of_a_tenant_that_is_not_listed_open_nothing(visitor: Visitor) ->
     visitor.lab.idp.set_id_claims(BOB, tid="11111111-2222-3333-4444-555555555555", oid="x")
     assert title(visitor.sign_in(BOB)) == "You may not use this page"
     assert not is_signed_in(visitor)
+
+
+def test_a_provider_that_does_not_ask_again_is_told_from_one_that_does(visitor: Visitor) -> None:
+    """An old auth_time: one may look, and is not sent round in circles when one wants to make something."""
+    visitor.lab.idp.set_login_age(5_000)
+    assert visitor.sign_in(BOB).status_code == 200
+    box = visitor.mailbox()
+    hidden = visitor.http.get(f"{box}/new")
+    assert (hidden.status_code, hidden.headers["location"]) == (303, f"{box}/sign-in-again")
+    page = visitor.sign_in(BOB, f"{box}/new")
+    assert (page.status_code, title(page)) == (403, "Please sign in once more")
+    csrf = visitor.form("/", "/sign-out")["csrf"]
+    once = once_of(visitor.http.cookies["__Host-gatepost"])
+    forced = visitor.post(f"{box}/new", {"csrf": csrf, "once": once, "name": "stale", "protocols": "imap"})
+    assert (forced.status_code, title(forced)) == (403, "Please sign in once more")
+    assert "stale" not in visitor.gate.live(BOB)
 
 
 def test_a_person_who_breaks_off_changes_nothing(visitor: Visitor) -> None:

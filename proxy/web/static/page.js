@@ -29,10 +29,15 @@ for (const time of document.querySelectorAll("time[data-local]")) {
   time.textContent = format.format(at);
 }
 
-// A page that the browser kept in memory is not shown again with a password on it.
-window.addEventListener("pageshow", (event) => {
-  if (event.persisted && document.querySelector("[data-secret]")) window.location.reload();
+// A browser may keep a page in memory and show it again: then the password is not on it any more.
+window.addEventListener("pagehide", () => {
+  for (const secret of document.querySelectorAll("[data-secret]")) secret.remove();
 });
+window.addEventListener("pageshow", (event) => {
+  if (event.persisted) window.location.reload();
+});
+
+// A second click while the first is under way sends nothing (and would make nothing: the form counts once).
 for (const form of document.querySelectorAll("form[data-once]")) {
   form.addEventListener("submit", () => {
     for (const button of form.querySelectorAll("button")) button.disabled = true;

@@ -22,6 +22,7 @@ const settings = {
   delegates: config.delegates,
   amr: config.amr,
   id_claims: config.id_claims,
+  login_age_s: config.login_age_s,
 };
 const store = new Store();
 store.load(config.state_file);
@@ -189,7 +190,14 @@ async function interact(req, res, path) {
       const isRight = /^[0-9]{6}$/.test(token) && (await verify({ secret, token, epochTolerance: CODE_TOLERANCE_S })).valid;
       if (!isRight) return show(res, pages.codePage(uid, 'Wrong code.'), 401);
       passwordGiven.delete(uid);
-      return finish({ login: { accountId: user, acr: settings.amr.includes('mfa') ? 'mfa' : undefined, amr: settings.amr } }, false);
+      return finish({
+        login: {
+          accountId: user,
+          acr: settings.amr.includes('mfa') ? 'mfa' : undefined,
+          amr: settings.amr,
+          ts: Math.floor(Date.now() / 1000) - settings.login_age_s,
+        },
+      }, false);
     }
     default:
       return show(res, pages.errorPage({ error: 'no such page' }), 404);
