@@ -157,6 +157,7 @@ def test_the_page_calls_admin_and_what_a_sign_in_needs_only() -> None:
         "proxy.oauth.signin",
         "proxy.store.pool",
         "proxy.vault.parcel",
+        "proxy.vault.cms",
         "proxy.vault.sealing",  # its exception
         *(f"proxy.store.{rows}" for rows in ("rows", "people_rows", "audit_rows")),
     )

@@ -83,6 +83,7 @@ def _setup_verbs(verbs: _Verbs) -> None:
     serve.add_argument("--web-only", action="store_true", help="run the web page alone, which needs no master key")
     check = _verb(verbs, "check", "setup", "look at the configuration, the certificate, the store and every upstream")
     check.add_argument("--login", metavar="EMAIL", help="also log in to this mailbox upstream, end to end")
+    check.add_argument("--dns", action="store_true", help="also print the SRV records that let mail programs find it")
     _verb(
         _group(verbs, "db", "look after the database"),
         "upgrade",

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from proxy.admin.finding import Finding
 from proxy.cli.output import Json, complain, document, plain, say, table
+from proxy.config import Config
 from proxy.config.reader import load
 from proxy.errors import OperatorError, StoreUnavailable
 
@@ -68,7 +69,14 @@ def _check(arguments: argparse.Namespace, config: Path) -> int:
             findings += _asked(name, lambda: asyncio.run(check_login(loaded, arguments.login)))
         else:
             findings.append(Finding(name, ok=False, detail="not tried", remedy="first mend what failed above"))
-    return report(findings, as_json=arguments.json)
+    records = _dns_records(loaded) if arguments.dns else None
+    return report(findings, as_json=arguments.json, records=records)
+
+
+def _dns_records(config: Config) -> list[str]:
+    from proxy.admin.dns import domains_of, records  # noqa: PLC0415 - SQLAlchemy
+
+    return [str(record) for record in records(config, domains_of(config))]
 
 
 def _asked(name: str, ask: Callable[[], list[Finding]]) -> list[Finding]:
@@ -81,16 +89,21 @@ def _asked(name: str, ask: Callable[[], list[Finding]]) -> list[Finding]:
         return [Finding(name, ok=False, detail=str(error), remedy=error.remedy)]
 
 
-def report(findings: Sequence[Finding], *, as_json: bool) -> int:
-    """Print what was found; 1 if anything failed."""
+def report(findings: Sequence[Finding], *, as_json: bool, records: Sequence[str] | None = None) -> int:
+    """Print what was found, and DNS records if they were asked for; 1 if anything failed."""
     failed = sum(not finding.ok for finding in findings)
     if as_json:
-        say(document({"ok": not failed, "findings": [_record(finding) for finding in findings]}))
+        dns: Mapping[str, Json] = {} if records is None else {"dns": list(records)}
+        say(document({"ok": not failed, "findings": [_record(finding) for finding in findings], **dns}))
     else:
         say(table(("CHECK", "RESULT", "DETAIL"), [_row(finding) for finding in findings], width=_UNLIMITED))
         for finding in findings:
             if finding.remedy:
                 say(f"{finding.verdict}: {plain(finding.name)}: {plain(finding.remedy)}")
+        if records is not None:
+            say("\nTo publish (RFC 6186, RFC 8314):" if records else "\nNothing to publish: there is no account yet.")
+            for record in records:
+                say(plain(record))
     if failed:
         complain(f"{failed} of {len(findings)} checks failed; the report says what to do about each")
     return 1 if failed else 0

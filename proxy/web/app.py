@@ -16,6 +16,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from proxy.errors import OperatorError, StoreUnavailable
 from proxy.logs import Line
+from proxy.web.autoconfig import Autoconfig
 from proxy.web.guard import Guard
 from proxy.web.house import House, Visit
 from proxy.web.mailboxes import Mailboxes
@@ -44,6 +45,7 @@ def application(house: House) -> ASGIApp:
 
 def _routes(house: House) -> list[BaseRoute]:
     signing_in, mailboxes, making, managing = SigningIn(house), Mailboxes(house), Making(house), Managing(house)
+    autoconfig = Autoconfig(house)
     get, post = ["GET"], ["POST"]
     at = "/mailbox/{account_id:int}"
     admin = "/admin/mailbox/{account_id:int}"
@@ -70,6 +72,11 @@ def _routes(house: House) -> list[BaseRoute]:
         Route(admin, managing.mailbox, methods=get),
         Route(f"{admin}/revoke/{{public_id}}", managing.ask_revoke, methods=get),
         Route(f"{admin}/revoke/{{public_id}}", managing.revoke, methods=post),
+        Route("/.well-known/autoconfig/mail/config-v1.1.xml", autoconfig.thunderbird, methods=get),
+        Route("/mail/config-v1.1.xml", autoconfig.thunderbird, methods=get),
+        Route("/autodiscover/autodiscover.xml", autoconfig.outlook, methods=[*get, *post]),
+        Route("/Autodiscover/Autodiscover.xml", autoconfig.outlook, methods=[*get, *post]),
+        Route("/apple.mobileconfig", autoconfig.apple, methods=get),
         Mount("/static", StaticFiles(directory=Path(str(files("proxy.web"))) / "static")),
     ]
 

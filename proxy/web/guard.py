@@ -28,7 +28,13 @@ CONTENT_SECURITY_POLICY = (
 )
 STATIC = "/static/"
 SIGNED_IN = "/signed-in"
-MACHINES = ("/.well-known/autoconfig/", "/mail/config-v1.1.xml", "/autodiscover/", "/apple.mobileconfig")
+MACHINES = (
+    "/.well-known/autoconfig/",
+    "/mail/config-v1.1.xml",
+    "/autodiscover/",
+    "/Autodiscover/",
+    "/apple.mobileconfig",
+)
 MAX_LOGGED = 120  # characters of a path
 FRAMES = 8  # of a crash that the log shows
 
