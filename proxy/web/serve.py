@@ -145,18 +145,29 @@ class _Server(uvicorn.Server):
 class _Patient(H11Protocol):
     """uvicorn 0.54 waits for ever for a head that comes one octet now and then: this one ends after HEAD_S."""
 
+    _late: asyncio.TimerHandle | None = None
+
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
-        self._late = self.loop.call_later(HEAD_S, self._end_if_silent)
+        self._late = self.loop.call_later(HEAD_S, transport.close)
 
-    def _end_if_silent(self) -> None:
-        # The class says that there always is one; before the first request there is not.
-        if getattr(self, "cycle", None) is None:
-            self.transport.close()
+    def data_received(self, data: bytes) -> None:
+        super().data_received(data)
+        # The class says that there always is a cycle; before the first request there is not.
+        cycle = getattr(self, "cycle", None)
+        if cycle is None or cycle.response_complete:
+            self._late = self._late or self.loop.call_later(HEAD_S, self.transport.close)
+        else:
+            self._stop_waiting()
 
     def connection_lost(self, exc: Exception | None) -> None:
-        self._late.cancel()
+        self._stop_waiting()
         super().connection_lost(exc)
+
+    def _stop_waiting(self) -> None:
+        if self._late is not None:
+            self._late.cancel()
+            self._late = None
 
 
 async def _sweep(pool: StorePool) -> None:

@@ -163,5 +163,13 @@ async def test_a_head_that_does_not_come_is_not_waited_for_for_ever(
         with client:
             client.sendall(b"GET / HTTP/1.1\r\nHost: ")
             assert await asyncio.to_thread(client.recv, 100) == b""
+        with socket.create_connection(sock.getsockname(), timeout=PATIENCE_S) as client:
+            client.sendall(b"HEAD /nowhere HTTP/1.1\r\nHost: 127.0.0.1:8080\r\n\r\n")
+            head = b""
+            while b"\r\n\r\n" not in head:
+                head += await asyncio.to_thread(client.recv, 4_096)
+            assert head.startswith(b"HTTP/1.1 404 ")
+            client.sendall(b"GET / HTTP/1.1\r\nHost: ")  # the second on the same connection
+            assert await asyncio.to_thread(client.recv, 100) == b""
         server.stop()
         await running
