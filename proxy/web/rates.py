@@ -21,7 +21,7 @@ class Rate:
 
 # An office may sit behind one address; a page is two or three requests.
 REQUESTS = Rate("requests", 300, 60.0)
-SIGN_INS = Rate("sign_ins", 60, 600.0)
+SIGN_INS = Rate("sign_ins", 120, 600.0)  # its beginning and its end count each
 # Of one person: making and connecting cost a hash, or logins at the mail server.
 CHANGES = Rate("changes", 30, 600.0)
 
