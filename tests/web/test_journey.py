@@ -37,7 +37,7 @@ DESKTOP = {"width": 1100, "height": 800}
 
 @pytest.fixture(scope="module")
 def chromium() -> Iterator[Browser]:
-    """Not for the session: while Playwright is open its loop runs in this thread, and asynchronous tests need theirs."""
+    """Not for the session: while it is open its loop runs in this thread, and asynchronous tests need theirs."""
     if shutil.which(CHROMIUM) is None or not AXE.is_file():
         pytest.fail(f"{CHROMIUM} or axe-core is missing. What to do: run `make lab` (as root, once).")
     with sync_playwright() as playwright:
