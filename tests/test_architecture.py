@@ -42,6 +42,7 @@ FLOORS = {
     "proxy.housekeeping": 3,
     "proxy.edge": 4,
     "proxy.serve": 5,
+    "proxy.page": 5,
     "proxy.worker": 5,
     "proxy.generation": 5,
     "proxy.vigil": 5,
