@@ -128,6 +128,20 @@ async def test_a_peer_without_a_right_is_closed_without_a_word(
     assert "event=control_refused uid=54321" in caplog.text
 
 
+@pytest.mark.skipif(os.geteuid() != 0, reason="becomes another user, which root alone can")
+def test_every_group_of_a_peer_counts(tmp_path: Path) -> None:
+    """In a process of its own, which joins a group and connects."""
+    script = (
+        "import os, socket; from proxy.control import _peer\n"
+        "os.setgroups([54320, 54322]); os.setgid(54321); os.setuid(54321)\n"
+        "a, b = socket.socketpair(); print(_peer(a))"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", script], check=True, capture_output=True, text=True, cwd=Path(__file__).parent.parent
+    )
+    assert done.stdout.strip() == "(54321, (54321, 54320, 54322))"
+
+
 @pytest.mark.parametrize(
     "data",
     [b"", b"\n", b"[]\n", b"{}\n", b'{"op": "check"', b'{"op": []}\n', b'{"op": "drop"}\n', b"x" * 100_000, b"\xff\n"],
