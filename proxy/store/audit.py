@@ -8,9 +8,9 @@ from datetime import datetime
 from typing import Any
 
 from sqlalchemy import Connection, and_, bindparam, delete, insert, or_, select, update
-from sqlalchemy.dialects import postgresql, sqlite
 
 from proxy.store.audit_rows import CLIENT, NEW_NETWORK, Actor, Entry, Event, Refusals, Wanted
+from proxy.store.dialects import insert_for
 from proxy.store.rows import Use
 from proxy.store.schema import account, audit, credential, sighting
 
@@ -136,7 +136,6 @@ def _networks(connection: Connection, credential_ids: set[int]) -> dict[int, set
 
 def _is_first_of_day(connection: Connection, use: Use) -> bool:
     """Note the sighting; True for one of all the workers that see an address on that day (UTC)."""
-    make = postgresql.insert if connection.dialect.name == "postgresql" else sqlite.insert
     values = {
         "credential_id": use.credential_id,
         "address": use.last_use.address,
@@ -144,7 +143,7 @@ def _is_first_of_day(connection: Connection, use: Use) -> bool:
         "last_at": use.last_use.at,
     }
     midnight = use.last_use.at.replace(hour=0, minute=0, second=0, microsecond=0)
-    statement = make(sighting).values(values)
+    statement = insert_for(connection, sighting).values(values)
     noted = statement.on_conflict_do_update(
         index_elements=["credential_id", "address"],
         set_={"last_at": statement.excluded.last_at},
