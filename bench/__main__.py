@@ -46,7 +46,7 @@ def main() -> int:
         lab = stack.enter_context(
             Lab.start(USERS, submission="dovecot", trusting=True, max_user_connections=SESSIONS_PER_USER)
         )
-        _deliver(lab)
+        deliver(lab)
         contestants = [*(PEERS[name] for name in arguments.peers.split(",") if name), only_target]
         bench = Bench(form, lab, directory, contestants)
         bench.in_turns({name: measure for name, measure in MEASURES.items() if name in chosen})
@@ -55,11 +55,9 @@ def main() -> int:
             bench.run.own.update(own.figures(lab, USERS, directory))
         if "growth" in chosen:
             bench.run.growth.update(own.growth(lab, USERS, form))
-    if arguments.no_write:
-        print(report.tables(bench.run))
-    else:
+    print(report.tables(bench.run))
+    if not arguments.no_write:
         report.write(bench.run)
-        print(report.RESULTS.read_text())
     return 0
 
 
@@ -119,7 +117,7 @@ class Bench:
         self.run.conditions["load average"] = f"{min(self._loads):.1f}-{max(self._loads):.1f}"
 
 
-def _deliver(lab: Lab) -> None:
+def deliver(lab: Lab) -> None:
     """In every mailbox the same messages, in this order."""
     line = b"m" * 74 + b"\r\n"
     for size in (BIG_BYTES, MEDIUM_BYTES):

@@ -163,7 +163,7 @@ def direct(lab: Lab, users: list[str], _directory: Path) -> Iterator[Target]:
 
 @contextmanager
 def nginx(lab: Lab, users: list[str], directory: Path) -> Iterator[Target]:
-    """nginx's mail module; its upstream leg is in the clear."""
+    """The mail module of nginx; its upstream leg is in the clear."""
     directory.mkdir()
     account = Account.for_servers()
     ports = PortReservation()

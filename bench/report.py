@@ -1,4 +1,4 @@
-"""bench/RESULTS.md and its plots, from what a run found; and our own figures by commit, which a run adds to."""
+"""Our section of bench/RESULTS.md, its plots, and our own figures by commit, from what a run found."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ from statistics import median
 from typing import Any
 
 from bench.plots import bars
+from bench.results import put_section
 
 HERE = Path(__file__).parent
 HISTORY = HERE / "history.json"
-RESULTS = HERE / "RESULTS.md"
 OURS, TLS_PEER, PLAIN_PEER = "gatepost", "dovecot", "nginx"
 
 
@@ -89,7 +89,7 @@ class Run:
 
 
 def write(run: Run) -> None:
-    """Write RESULTS.md, the plots and this run's line of the history."""
+    """Write the section, the plots and this run's line of the history."""
     history: list[dict[str, Any]] = json.loads(HISTORY.read_text()) if HISTORY.exists() else []
     history.append(_line(run))
     HISTORY.write_text(json.dumps(history, indent=1) + "\n")
@@ -97,18 +97,18 @@ def write(run: Run) -> None:
     versions = ", ".join(f"{name} {version}" for name, version in run.versions.items())
     conditions = [f"- {name}: {value}" for name, value in {**run.conditions, "versions": versions}.items()]
     parts = [
-        "# Gatepost beside its peers",
+        "## Gatepost beside its peers",
         INTRODUCTION,
         "\n".join(conditions),
         _table(run),
-        "## As ratios\n\n" + _ratios(run),
+        "### As ratios\n\n" + _ratios(run),
         "![CPU per login](plots/login.svg) ![CPU per GB](plots/relay.svg) ![memory](plots/idle.svg)",
         NOT_DONE,
-        "## Gatepost alone\n\n" + _own(run),
-        "## By size of the store\n\n" + _growth(run),
-        "## Our own figures by commit\n\n" + _history(history),
+        "### Gatepost alone\n\n" + _own(run),
+        "### By size of the store\n\n" + _growth(run),
+        "### Our own figures by commit\n\n" + _history(history),
     ]
-    RESULTS.write_text("\n\n".join(part.strip() for part in parts) + "\n")
+    put_section("proxies", "\n\n".join(part.strip() for part in parts))
 
 
 def tables(run: Run) -> str:
