@@ -104,6 +104,8 @@ class Generator:
 def generator(target: Target, **job: Any) -> Iterator[Generator]:
     """A load generator that has done what comes before the work; ended at the end."""
     logins = job.pop("logins", target.logins)
+    if target.pace < 1:
+        job["warm_ups"] = 1
     text = job_text(Job(imaps=target.imaps, smtps=target.smtps, logins=logins, **job))
     with subprocess.Popen(
         [sys.executable, "-m", "bench.load"], cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True

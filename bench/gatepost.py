@@ -34,11 +34,11 @@ class Commands:
     cpu_s: float
 
 
-def prepare(lab: Lab, directory: Path, *, url: str = "") -> Gate:
+def prepare(lab: Lab, directory: Path, *, url: str = "", loop: str = "uvloop", workers: int = 0) -> Gate:
     """A set-up with all settings at their defaults, but for the ports. `url`: a database that is not SQLite."""
-    gate = Gate.prepare(lab, directory)
+    gate = Gate.prepare(lab, directory, loop=loop)
     text = gate.config.read_text().replace('level = "debug"', 'level = "info"')
-    text = re.sub(r"(?m)^count = \d+$", "count = 0", text)
+    text = re.sub(r"(?m)^count = \d+$", f"count = {workers}", text)
     if url:
         text = text.replace("sqlite:///gatepost.db", url)
     gate.config.write_text(text)
@@ -74,13 +74,15 @@ def target_of(gate: Gate, logins: list[Login], name: str = "gatepost") -> Target
 
 
 @contextmanager
-def gatepost(lab: Lab, users: list[str], directory: Path) -> Iterator[tuple[Target, Gate]]:
-    """A running Gatepost."""
-    gate = prepare(lab, directory)
+def gatepost(
+    lab: Lab, users: list[str], directory: Path, loop: str = "uvloop", workers: int = 0
+) -> Iterator[tuple[Target, Gate]]:
+    """A running Gatepost. `workers`: 0 for as many as cores."""
+    gate = prepare(lab, directory, loop=loop, workers=workers)
     logins = add_users(lab, gate, users)
     gate.start()
     try:
-        yield target_of(gate, logins), gate
+        yield target_of(gate, logins, "gatepost" if loop == "uvloop" else f"gatepost, {loop}"), gate
     finally:
         gate.kill()
 
@@ -89,6 +91,13 @@ def gatepost(lab: Lab, users: list[str], directory: Path) -> Iterator[tuple[Targ
 def only_target(lab: Lab, users: list[str], directory: Path) -> Iterator[Target]:
     """A running Gatepost, as the peers are given."""
     with gatepost(lab, users, directory) as (target, _gate):
+        yield target
+
+
+@contextmanager
+def on_asyncio(lab: Lab, users: list[str], directory: Path) -> Iterator[Target]:
+    """The same on asyncio's own loop, whose TLS keeps less memory and takes more CPU than uvloop's."""
+    with gatepost(lab, users, directory, "asyncio") as (target, _gate):
         yield target
 
 

@@ -19,6 +19,7 @@ from bench.clients import Imap, Login, Smtp, Unexpected
 
 OPENERS = 32  # threads that open the sessions of a measure
 STACK_BYTES = 512 * 1024
+WARM_UPS = 6  # of each login, so that every worker of a proxy has most likely seen it
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,6 +32,7 @@ class Job:
     size        bytes of a mail
     message     number of the message to fetch
     is_cold     nobody is to have logged in before the work
+    warm_ups    how often each login is used before it
     """
 
     kind: str
@@ -42,6 +44,7 @@ class Job:
     size: int = 0
     message: int = 1
     is_cold: bool = False
+    warm_ups: int = WARM_UPS
 
     def login(self, number: int) -> Login:
         return self.logins[number % len(self.logins)]
@@ -111,8 +114,8 @@ def _at_once(count: int, work: Work, items: int, did: Did) -> None:
 
 
 def _logins(job: Job) -> tuple[Work, int]:
-    for login in () if job.is_cold else job.logins:
-        Imap(job.imaps, login).logout()
+    if not job.is_cold:
+        _warm_up(lambda number: Imap(job.imaps, job.login(number), number).logout(), job)
 
     def work(number: int) -> int:
         for turn in range(job.each):
@@ -120,6 +123,12 @@ def _logins(job: Job) -> tuple[Work, int]:
         return 0
 
     return work, job.each
+
+
+def _warm_up(visit: Callable[[int], None], job: Job) -> None:
+    with ThreadPoolExecutor(len(job.logins)) as pool:
+        for _ in range(job.warm_ups):
+            list(pool.map(visit, range(len(job.logins))))
 
 
 def _fetches(job: Job) -> tuple[Work, int]:
@@ -166,8 +175,7 @@ def _connected_mails(job: Job) -> tuple[Work, int]:
             session.quit()
         return 0
 
-    for login in job.logins:
-        Smtp(job.smtps, login).quit()
+    _warm_up(lambda number: Smtp(job.smtps, job.login(number), number).quit(), job)
     return work, job.each
 
 

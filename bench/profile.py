@@ -20,6 +20,7 @@ from bench.__main__ import USERS, deliver
 from bench.driver import generator
 from bench.gatepost import gatepost
 from bench.measures import BIG
+from bench.processes import tree
 from tests.lab import Lab
 
 RATE_HZ = 400
@@ -44,18 +45,23 @@ def main() -> int:
         Lab.start(USERS, submission="dovecot", trusting=True, max_user_connections=2000) as lab,
     ):
         deliver(lab)
-        with gatepost(lab, USERS, Path(name) / "gate") as (target, _gate):
+        with gatepost(lab, USERS, Path(name) / "gate", workers=1) as (target, _gate):
             raw = Path(name) / "raw"
             with generator(target, kind=arguments.kind, **WORK[arguments.kind]) as load:
-                spy = [Path(sys.executable).with_name("py-spy"), "record", "--pid", str(target.pid), "--format", "raw"]
+                spy = [
+                    Path(sys.executable).with_name("py-spy"),
+                    "record",
+                    "--pid",
+                    str(tree(target.pid)[-1]),
+                    "--format",
+                    "raw",
+                ]
                 spy += ["--output", raw, "--rate", str(RATE_HZ), "--duration", "60", "--nonblocking"]
                 spy += ["--native"] if arguments.native else []
                 with subprocess.Popen(spy, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as process:
                     did = load.work()
                     process.send_signal(2)
-            print(
-                f"{did.items} items, {did.cpu_ms:.2f} CPU ms each, {did.cpu_s_per_gb:.2f} CPU s/GB (py-spy beside it)"
-            )
+            print(f"{did.items} items, {did.cpu_ms:.2f} CPU ms each, {did.cpu_s:.2f} CPU s in all (py-spy beside it)")
             show(raw.read_text())
     return 0
 
