@@ -22,9 +22,10 @@ Totals = Mapping[tuple[str, ...], float]
 class Exposition:
     """Renders a board. One per process, made by build()."""
 
-    def __init__(self, board: Board, *, clock: Callable[[], float] = monotonic) -> None:
+    def __init__(self, board: Board, workers: int, *, clock: Callable[[], float] = monotonic) -> None:
+        """`workers` is how many there should be."""
         self._registry = CollectorRegistry()
-        self._registry.register(_Numbers(board, clock))
+        self._registry.register(_Numbers(board, workers, clock))
 
     def render(self, accept: str) -> tuple[str, bytes]:
         """The content type and the text, in the form that the Accept header of a request asks for."""
@@ -33,16 +34,19 @@ class Exposition:
 
 
 class _Numbers(Collector):
-    def __init__(self, board: Board, clock: Callable[[], float]) -> None:
+    def __init__(self, board: Board, workers: int, clock: Callable[[], float]) -> None:
         self._board = board
+        self._workers = workers
         self._clock = clock
 
     def collect(self) -> Iterator[Metric]:
         totals = self._board.totals()
         for meter in METERS:
             yield _family(meter, {key[1:]: value for key, value in totals.items() if key[0] == meter.name})
-        workers = GaugeMetricFamily("gatepost_workers", "Workers by what they are: configured, accepting.", None, ["is"])
-        workers.add_metric(["configured"], len(self._board.sheets))
+        workers = GaugeMetricFamily(
+            "gatepost_workers", "Workers by what they are: configured, accepting.", None, ["is"]
+        )
+        workers.add_metric(["configured"], self._workers)
         workers.add_metric(["accepting"], self._board.accepting(self._clock()))
         yield workers
         build = GaugeMetricFamily("gatepost_build_info", "Always 1; which Gatepost this is.", None, ["version"])

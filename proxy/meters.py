@@ -1,8 +1,9 @@
 """What is counted, and where the numbers lie: memory that the workers of a node share, so that no death loses a count.
 
-A Board is made before the workers are and has a Sheet for each; a sheet has one writer at a time, and a replacement
-goes on where the one that died stopped. Everybody may read all of them. Labels are few and known: protocols, causes,
-upstreams; never an address, never a mailbox. Knows nothing of Prometheus: see exposition.
+A Board is the supervisor's, and lends a Sheet for each worker before that is forked; a sheet has one writer at a time,
+and a replacement goes on where the one that died stopped. A worker may read all that there were at its fork. Labels
+are few and known: protocols, causes, upstreams; never an address, never a mailbox. Knows nothing of Prometheus: see
+exposition.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from enum import Enum
 
-SHEET_BYTES = 1_048_576  # of a worker; some ten thousand numbers. Only pages that are written take memory
+SHEET_BYTES = 1_048_576  # of a worker: more than ten thousand numbers. Only pages that are written take memory
 PRIVATE_BYTES = 65_536  # of Meters that nobody else reads: commands, tests
 # Seconds; from a cached login to the deadline of a slow one.
 SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 25.0)
@@ -71,7 +72,9 @@ HASH_SECONDS = _seconds("hash", "How long argon2 computed.")
 
 REFRESHES = _counter("token_requests", "Requests for tokens by outcome: ok or a fault.", "upstream", "outcome")
 ACCOUNTS = _gauge("accounts", "Accounts by the state of their token.", "token_state")
-TOKEN_AGE = _gauge("token_state_age_seconds", "How long the account that is longest in a state is in it.", "token_state")
+TOKEN_AGE = _gauge(
+    "token_state_age_seconds", "How long the account that is longest in a state is in it.", "token_state"
+)
 DIALS = _seconds("upstream_dial", "From dialling an upstream to being logged in there.", "upstream", "protocol")
 UPSTREAM_ERRORS = _counter(
     "upstream_errors", "Upstreams that did not let Gatepost in, by fault.", "upstream", "protocol", "fault"
@@ -154,18 +157,29 @@ _KINDS = {meter.name: meter.kind for meter in (*METERS, HEARTBEAT, ACCEPTING)}
 
 
 class Board:
-    """A sheet for each worker of the node, in memory that is shared by fork."""
+    """All sheets of a node, each in memory that is shared by fork. It outlives every worker."""
 
-    def __init__(self, workers: int) -> None:
-        memory = memoryview(mmap.mmap(-1, workers * SHEET_BYTES))
-        self.sheets = tuple(
-            Sheet(memory[number * SHEET_BYTES : (number + 1) * SHEET_BYTES]) for number in range(workers)
-        )
+    def __init__(self) -> None:
+        self._sheets: list[Sheet] = []
+        self._free: list[Sheet] = []
+
+    def lend(self) -> Sheet:
+        """A sheet for a worker and its replacements: one that was given back, with its counts, or a new one."""
+        if self._free:
+            return self._free.pop()
+        sheet = Sheet(memoryview(mmap.mmap(-1, SHEET_BYTES)))
+        self._sheets.append(sheet)
+        return sheet
+
+    def take_back(self, sheet: Sheet) -> None:
+        """Nobody writes to it any more. What was counted there stays in the totals."""
+        sheet.forget_gauges()
+        self._free.append(sheet)
 
     def totals(self) -> dict[tuple[str, ...], float]:
         """The sum over all workers, by key: the meter's name, its labels' values, and for a histogram which part."""
         found: dict[tuple[str, ...], float] = {}
-        for sheet in self.sheets:
+        for sheet in self._sheets:
             for key, cell in sheet.cells():
                 value = sheet.get(cell)
                 if not math.isnan(value):
@@ -175,7 +189,7 @@ class Board:
 
     def accepting(self, now: float) -> int:
         """How many workers accept and live. `now` is monotonic seconds."""
-        return sum(self._is_accepting(sheet, now) for sheet in self.sheets)
+        return sum(self._is_accepting(sheet, now) for sheet in self._sheets)
 
     @staticmethod
     def _is_accepting(sheet: Sheet, now: float) -> bool:

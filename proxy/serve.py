@@ -36,6 +36,8 @@ from proxy.housekeeping import AuditLog, Housekeeper
 from proxy.journal import Journal
 from proxy.login import LoginService
 from proxy.logs import Line
+from proxy.meters import Meters
+from proxy.monitoring import Monitoring
 from proxy.oauth import TokenBroker, TokenClient
 from proxy.oauth.ahead import Ahead
 from proxy.publishing import Publisher
@@ -68,6 +70,7 @@ class Post:
     workers: int  # of this node
     sockets: Sequence[socket.socket]  # one for each of the configuration's listeners, in their order
     wires: Wires
+    monitor: socket.socket | None = None  # where numbers and health are asked for
 
     @property
     def is_first(self) -> bool:
@@ -97,6 +100,7 @@ class Server:
     acceptors: list[listen.Acceptor]
     journal: Journal
     first_probe: asyncio.Event  # every upstream was asked once for its extensions, or did not answer
+    monitoring: Monitoring
 
     @property
     def addresses(self) -> list[tuple[ListenConfig, tuple[str, int]]]:
@@ -113,6 +117,7 @@ class Server:
         logger.info("%s", Line("draining", worker=self.seat.number, sessions=sessions, waiting=waiting))
         for acceptor in self.acceptors:
             acceptor.stop()
+        self.monitoring.leaves()
         self.house.guests.close_waiting(Answer.CLOSING)
         await self.house.registry.drain(deadline)
         with contextlib.suppress(TimeoutError):
@@ -188,6 +193,7 @@ async def running(config: Config, store: Store, master: MasterPrivate, post: Pos
         for acceptor in server.acceptors:
             stack.push_async_callback(acceptor.close)
             acceptor.start()
+        server.monitoring.accepts()
         stack.push_async_callback(server.cut_off)
         yield server
 
@@ -200,12 +206,14 @@ async def build(
     limits = config.limits
     hostname = socket.gethostname()
     store = store.acting(Actor(SYSTEM, seat.node, worker=seat.number))
-    pool = StorePool(store)
+    meters = Meters(post.wires.sheet)
+    pool = StorePool(store, meters=meters)
     stack.callback(pool.close)
     hashes = HashPool(
         Hasher(memory_kib=limits.argon2_memory_kib, time=limits.argon2_time, lanes=limits.argon2_lanes),
         threads=hashing_threads(post, usable_cores()),
         queue=limits.hash_queue,
+        meters=meters,
     )
     stack.callback(hashes.close)
     record_uses = partial(store.record_uses, is_told=config.alerts.new_network)
@@ -215,7 +223,7 @@ async def build(
         lambda rows: pool.run(store.trail.record_refusals, rows), interval_s=config.audit.flush_s, clock=monotonic
     )
     stack.push_async_callback(refusals.close)
-    token_client = TokenClient(client_context)
+    token_client = TokenClient(client_context, meters=meters)
     alerts = Alerts(store=store, pool=pool, deliver=Hooks(config.alerts).deliver, node=seat.node)
     broker = TokenBroker(store=store, pool=pool, master=master, client=token_client, clock=monotonic, ear=alerts)
     stack.push_async_callback(broker.close)
@@ -259,6 +267,7 @@ async def build(
         refusals=refusals,
         caps=caps,
         worker_id=seat.id,
+        meters=meters,
     )
     stack.push_async_callback(login.close)
     extensions = Extensions(store, pool)
@@ -278,8 +287,12 @@ async def build(
         tls_context=_tls_context(config),
         extensions=extensions.offered,
         learn=extensions.learn,
+        meters=meters,
     )
+    monitoring = Monitoring(config, post.wires, meters, house, pool=pool, workers=post.workers, is_first=post.is_first)
+    await monitoring.answer(post.monitor, stack)
     tasks = [
+        monitoring.observer.run(),
         registry.watch(),
         journal.run(),
         refusals.run(),
@@ -303,7 +316,7 @@ async def build(
         listen.Acceptor(house, listener, sock, _front_of(listener), per_turn=per_turn)
         for listener, sock in zip(config.listeners, post.sockets, strict=True)
     ]
-    return Server(config, seat, house, acceptors, journal, extensions.first_round)
+    return Server(config, seat, house, acceptors, journal, extensions.first_round, monitoring)
 
 
 def hashing_threads(post: Post, cores: int) -> int:

@@ -46,7 +46,8 @@ def serve(config: Config) -> int:
     with contextlib.ExitStack() as stack:
         sockets = [stack.enter_context(listen.bind(listener)) for listener in config.listeners]
         wires = lay(config.workers.count or usable_cores(), stack)
-        return Supervisor(config, sockets, wires).run()
+        monitor = stack.enter_context(listen.bind_to(*config.metrics.address)) if config.metrics.address else None
+        return Supervisor(config, sockets, wires, monitor).run()
 
 
 @dataclass(slots=True)
@@ -72,8 +73,15 @@ class Slot:
 class Supervisor:
     """Starts, replaces and ends the workers of one node. `run` is the whole life of its process."""
 
-    def __init__(self, config: Config, sockets: Sequence[socket.socket], wires: Sequence[Wires]) -> None:
+    def __init__(
+        self,
+        config: Config,
+        sockets: Sequence[socket.socket],
+        wires: Sequence[Wires],
+        monitor: socket.socket | None = None,
+    ) -> None:
         """`sockets` are the listeners' in their order, `wires` those of each worker."""
+        self._monitor = monitor
         self._config = config
         self._sockets = sockets
         now = monotonic()
@@ -132,7 +140,7 @@ class Supervisor:
 
     def _end(self) -> None:
         """Let all drain. Told again, they do not mind."""
-        for sock in self._sockets:
+        for sock in (*self._sockets, *([self._monitor] if self._monitor else [])):
             sock.close()  # the workers close theirs: then nobody listens
         if self._end_at is None:
             self._end_at = monotonic() + self._config.limits.drain_s + MARGIN_S
@@ -186,7 +194,7 @@ class Supervisor:
     def _post(self, slot: Slot) -> Post:
         node = self._config.workers.node or socket.gethostname()
         seat = Seat(secrets.token_hex(8), node, slot.number)
-        return Post(seat, len(self._slots), self._sockets, slot.wires)
+        return Post(seat, len(self._slots), self._sockets, slot.wires, self._monitor)
 
     def _listener_to(self, slot: Slot) -> Callable[[], None]:
         def hear() -> None:
@@ -210,6 +218,9 @@ class Supervisor:
                 host, port = sock.getsockname()[:2]
                 name = f"{listener.protocol}://{f'[{host}]' if ':' in host else host}:{port}"
                 logger.info("%s", Line("listening", on=name, tls=listener.tls.value))
+            if self._monitor is not None:
+                host, port = self._monitor.getsockname()[:2]
+                logger.info("%s", Line("monitoring", on=f"http://{f'[{host}]' if ':' in host else host}:{port}"))
             logger.info("%s", Line("ready"))
 
     # -- workers go --------------------------------------------------------------------------------------------------
@@ -229,6 +240,7 @@ class Supervisor:
             self._close_ready(slot)
         line = Line("worker_died", worker=slot.number, pid=slot.pid, status=status)
         slot.pid = None
+        slot.wires.sheet.forget_gauges()
         if self._end_at is not None:
             self._status = max(self._status, status if status >= 0 else 128 - status)
             if status:

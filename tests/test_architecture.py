@@ -18,6 +18,7 @@ FLOORS = {
     "proxy.secret": 0,
     "proxy.logs": 0,
     "proxy.config": 0,
+    "proxy.meters": 0,
     "proxy.wire": 1,
     "proxy.vault": 2,
     "proxy.store": 2,
@@ -37,8 +38,11 @@ FLOORS = {
     "proxy.refusals": 3,
     "proxy.publishing": 3,
     "proxy.housekeeping": 3,
+    "proxy.observing": 3,
+    "proxy.exposition": 3,
     "proxy.edge": 4,
     "proxy.serve": 5,
+    "proxy.monitoring": 5,
     "proxy.workers": 5,
     "proxy.doctor": 5,
     "proxy.doctor_words": 5,
@@ -56,6 +60,7 @@ SOLE_IMPORTERS = {
     "alembic": ("proxy.store",),
     "httpx2": ("proxy.oauth.exchange", "proxy.hooks"),
     "joserfc": ("proxy.oauth.jwts",),
+    "prometheus_client": ("proxy.exposition",),
 }
 MAY_REVEAL = ("proxy.vault", "proxy.oauth", "proxy.wire.sasl")
 SANS_IO_FORBIDS = {"asyncio", "socket", "time", "datetime", "logging", "threading", "os"}
