@@ -61,11 +61,11 @@ def running_nodes(lab: Lab, directory: Path, database: str) -> Iterator[Nodes]:
 
 def _node(lab: Lab, directory: Path, database: str, number: int) -> Gate:
     home = directory / f"mail{number}"
-    gate = Gate.prepare(lab, home)
+    gate = Gate.prepare(lab, home, workers=WORKERS)
     if number > 1:
         shutil.copy(directory / "mail1" / "master.key", home / "master.key")
     text = gate.config.read_text().replace("sqlite:///gatepost.db", database)
-    text = text.replace("[workers]\n", f'[workers]\ncount = {WORKERS}\nnode = "mail{number}"\n')
+    text = text.replace("[workers]\n", f'[workers]\nnode = "mail{number}"\n')
     gate.config.write_text(text.replace("[[listen]]\n", '[[listen]]\nproxy_protocol_from = ["127.0.0.0/8"]\n'))
     return gate
 

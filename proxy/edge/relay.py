@@ -33,7 +33,7 @@ END_S = 0.5  # how long a clean TLS close may take when a session must end now (
 class Leg(asyncio.Protocol):
     """One connection of a relay. `is_full` while its transport asked for no more to be written."""
 
-    __slots__ = ("_flow", "_relay", "bytes_in", "is_full", "is_lost", "other", "transport")
+    __slots__ = ("_flow", "_relay", "bytes_in", "is_full", "is_lost", "last_at", "other", "transport")
 
     def __init__(self, relay: Relay, flow: Tally) -> None:
         self._relay = relay
@@ -41,6 +41,7 @@ class Leg(asyncio.Protocol):
         self.transport: asyncio.Transport | None = None
         self.other: Leg
         self.bytes_in = 0
+        self.last_at = 0.0  # loop time of the last byte
         self.is_full = False
         self.is_lost = False
 
@@ -135,7 +136,7 @@ class Relay:
             self.end(self._session.ending)
 
     def pass_on(self, source: Leg, data: bytes) -> None:
-        self.last_byte_at = self._loop.time()
+        self.last_byte_at = source.last_at = self._loop.time()
         target = source.other
         # After close() a transport may still deliver; a session that was ended passes nothing on any more.
         if self._is_dropping or target.transport is None:
@@ -172,14 +173,18 @@ class Relay:
             # What the client sent is flushed; the upstream's answer to it ends the wait (E44).
             other.steer()
             self._set_deadline(LINGER_S[self._session.protocol])
+            if other.last_at >= leg.last_at:  # he has had his answers, or asked nothing: few clients say goodbye
+                self._answers_nobody(quiet_s=self._loop.time() - other.last_at)
         else:
             other.close()  # flushes first
             self._set_deadline(END_S if self._is_dropping else FLUSH_S)
 
-    def _answers_nobody(self) -> None:
+    def _answers_nobody(self, quiet_s: float = 0.0) -> None:
+        """The client is gone and the upstream has said something, `quiet_s` ago."""
         if self._answered is not None:
             self._answered.cancel()
-        self._answered = self._loop.call_later(ANSWERED_S[self._session.protocol], self._close_upstream)
+        delay_s = max(0.0, ANSWERED_S[self._session.protocol] - quiet_s)
+        self._answered = self._loop.call_later(delay_s, self._close_upstream)
 
     def _close_upstream(self) -> None:
         transport = self.upstream.transport

@@ -120,7 +120,7 @@ def _remove(file: Path) -> None:
         Path(f"{file}{suffix}").unlink(missing_ok=True)
 
 
-def _run(connection: Connection) -> None:
+def _run(connection: Connection, to: str = "head") -> None:
     from alembic import command  # noqa: PLC0415 - 0.4 s that only a migration pays
     from alembic.config import Config  # noqa: PLC0415
 
@@ -130,7 +130,7 @@ def _run(connection: Connection) -> None:
     config.set_main_option("path_separator", "os")
     config.attributes["connection"] = connection
     with _alembic:
-        command.upgrade(config, "head")
+        command.upgrade(config, to)
 
 
 def require(found: str, name: str) -> None:

@@ -267,6 +267,26 @@ async def test_upstream_that_does_not_answer_a_client_who_left_is_given_up(certi
 
 
 @TLS
+@pytest.mark.parametrize("has_asked", [True, False])
+@on_both_loops
+async def test_client_who_had_his_answers_and_leaves_without_a_word_frees_the_mailbox(
+    certificates, tls, has_asked, monkeypatch
+):
+    """Many a scanner never says QUIT; to wait for more would keep its place upstream from the next one."""
+    monkeypatch.setitem(module.LINGER_S, "smtp", 3600.0)
+    async with staged(certificates, tls=tls, protocol="smtp") as stage:
+        stage.start()
+        if has_asked:
+            await stage.client.send(b"NOOP\r\n")
+            assert await digest(stage.upstream, 6) == digest_of(b"NOOP\r\n")
+            await stage.upstream.send(b"250 2.0.0 ok\r\n")
+            await digest(stage.client, 14)
+        await stage.client.leave()
+        assert await stage.upstream.until_gone() == b""
+        assert (await stage.over())["reason"] == "client_left"
+
+
+@TLS
 @on_both_loops
 async def test_imap_answer_for_a_client_who_left_ends_the_upstream(certificates, tls):
     """A mailbox that streams to nobody is not read to its end."""

@@ -7,6 +7,7 @@ import sqlite3
 import subprocess
 import sys
 from contextlib import closing
+from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
@@ -21,7 +22,7 @@ import proxy.store.migrate as migrating
 from proxy.errors import StoreError
 from proxy.store import Store
 from proxy.store.engine import Database, parse_url
-from proxy.store.rows import CredentialState, Purpose
+from proxy.store.rows import CredentialState, NewAccount, Purpose
 from proxy.store.schema import HEAD, metadata
 
 MIGRATIONS = Path(migrating.__file__).parent / "migrations"
@@ -50,13 +51,59 @@ def test_every_schema_has_its_dump():
     assert [file.stem for file in FORMER] == [script.revision for script in scripts().walk_revisions()][::-1]
 
 
-@pytest.mark.parametrize("dump", FORMER, ids=lambda file: file.stem)
-def test_database_of_a_former_schema_opens_with_its_rows(dump, tmp_path):
+def former_on_sqlite(dump: Path, tmp_path: Path) -> str:
     file = tmp_path / "gatepost.db"
     with closing(sqlite3.connect(file)) as connection:
         connection.executescript(dump.read_text())
-    assert Store.upgrade(f"sqlite:///{file}") == (dump.stem, HEAD)
-    store = Store.open(f"sqlite:///{file}", migrate=False)
+    return f"sqlite:///{file}"
+
+
+def former_on_postgresql(dump: Path, tmp_path: Path, url: str) -> str:
+    """The schema of that time, made by its migrations, with the rows of the dump."""
+    source = former_on_sqlite(dump, tmp_path)
+    database = Database(parse_url(url), wait_s=5.0)
+    try:
+        with closing(sqlite3.connect(source.removeprefix("sqlite:///"))) as rows, database.write() as connection:
+            migrating._run(connection, dump.stem)
+            tables = sa.MetaData()
+            tables.reflect(connection)
+            for table in tables.sorted_tables:
+                copy_rows(rows, connection, table)
+    finally:
+        database.close()
+    return url
+
+
+def copy_rows(source: sqlite3.Connection, target: sa.Connection, table: sa.Table) -> None:
+    if table.name == "alembic_version":
+        return
+    target.execute(sa.delete(table))  # what the migration itself has put there
+    found = source.execute(f'SELECT * FROM "{table.name}"')
+    names = [column[0] for column in found.description]
+    for row in found:
+        values = {name: as_postgresql(table.c[name].type, value) for name, value in zip(names, row, strict=True)}
+        target.execute(sa.insert(table).values(values))
+    for column in table.primary_key:
+        if isinstance(column.type, sa.Integer) and column.server_default is not None:
+            target.execute(sa.text(f"SELECT setval('{table.name}_id_seq', (SELECT max(id) FROM \"{table.name}\"))"))
+
+
+def as_postgresql(kind: sa.types.TypeEngine, value: object) -> object:
+    if isinstance(kind, sa.Boolean):
+        return bool(value)
+    if isinstance(kind, sa.DateTime) and isinstance(value, str):
+        return datetime.fromisoformat(value).replace(tzinfo=UTC)
+    return value
+
+
+@pytest.mark.parametrize("dump", FORMER, ids=lambda file: file.stem)
+def test_database_of_a_former_schema_opens_with_its_rows(dump, tmp_path, backend, request):
+    if backend == "sqlite":
+        url = former_on_sqlite(dump, tmp_path)
+    else:
+        url = former_on_postgresql(dump, tmp_path, request.getfixturevalue("cluster").database())
+    assert Store.upgrade(url) == (dump.stem, HEAD)
+    store = Store.open(url, migrate=False)
     try:
         store.check(deep=True)
         assert [account.email for account in store.accounts()] == ["ann@x.test", "bob@x.test"]
@@ -68,6 +115,8 @@ def test_database_of_a_former_schema_opens_with_its_rows(dump, tmp_path):
         assert store.deposit(row.account.id, Purpose.REFRESH_TOKEN).ciphertext == b"sealed"
         assert store.extensions("mail", "smtp") == ("SIZE 1000000", "PIPELINING")
         assert len(store.masters()) == 1
+        another = NewAccount("eve@x.test", "mail", "eve", (), "cli")  # ids go on where they were
+        assert store.add_account(another).id > max(account.id for account in store.accounts()[:2])
     finally:
         store.close()
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import imaplib
 import json
 from collections.abc import Iterator
+from typing import Any
 
 import pytest
 
@@ -13,6 +14,7 @@ from tests.lab import Lab
 from tests.whole.test_revoke import PATIENCE_S, idle, trust, until_closed
 from tests.whole.test_sealed import sealed_bob
 
+LOOKS = 20  # each takes a command's time, some 0.3 s
 BOB, DEE = "bob@example.test", "dee@example.test"
 
 
@@ -105,3 +107,29 @@ def test_a_scanner_logs_in_by_an_alias_until_it_is_taken_away(lab: Lab, own_gate
     own_gate.cli("account", "alias", DEE, "remove", "scanner2")
     assert not does_log_in(lab, own_gate, "Scanner2", made["password"])
     assert does_log_in(lab, own_gate, DEE, made["password"])
+
+
+def test_live_session_is_listed_told_of_and_kicked(lab: Lab, own_gate: Gate) -> None:
+    made = own_gate.create(DEE, "kicked")
+    session = idle(lab, own_gate, DEE, made["password"])
+    found = listed(own_gate, made["id"])
+    assert {name: found[name] for name in ("account", "app_password", "name", "protocol", "worker")} == {
+        "account": DEE, "app_password": made["id"], "name": "kicked", "protocol": "imap", "worker": 0,
+    }  # fmt: skip
+    out = own_gate.cli("sessions", "kick", found["id"])
+    assert f"Kicked {found['id']}: imap from {found['address']}" in out
+    assert until_closed(session.readline) == b""
+    session.shutdown()
+    assert does_log_in(lab, own_gate, DEE, made["password"])  # kicked is not revoked
+    (entry,) = json.loads(own_gate.cli("audit", "--event", "kicked", "--account", DEE, "--json"))
+    assert (entry["app_password"], entry["protocol"]) == (made["id"], "imap")
+
+
+def listed(gate: Gate, public_id: str) -> dict[str, Any]:
+    """The live session of this app password, once its worker has published it: within a second."""
+    for _ in range(LOOKS):
+        for one in json.loads(gate.cli("sessions", "--account", DEE, "--json")):
+            if one["app_password"] == public_id:
+                found: dict[str, Any] = one
+                return found
+    raise AssertionError(f"no live session of {public_id} among them")

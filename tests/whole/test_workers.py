@@ -72,10 +72,11 @@ def worker_of(house: House, client: Line) -> int:
 
 def other_end(client: socket.socket) -> str:
     """The server's socket of a connection on loopback, as open_files names it."""
-    client_port = client.getsockname()[1]
+    # Both ports: the client's alone may be somebody else's too, towards another server.
+    ports = client.getpeername()[1], client.getsockname()[1]
     for line in Path("/proc/net/tcp").read_text().splitlines()[1:]:
         fields = line.split()
-        if int(fields[2].rpartition(":")[2], 16) == client_port and fields[9] != "0":
+        if tuple(int(end.rpartition(":")[2], 16) for end in fields[1:3]) == ports and fields[9] != "0":
             return f"socket:[{fields[9]}]"
     raise AssertionError("no such connection")
 
