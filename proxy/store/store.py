@@ -17,6 +17,7 @@ from proxy.errors import StoreError
 from proxy.store import accounts, credentials, deposits, migrate as _migrate, recipients, revisions
 from proxy.store.audit import Scribe
 from proxy.store.audit_rows import SYSTEM, Actor
+from proxy.store.backup import Backups
 from proxy.store.engine import Database, parse_url
 from proxy.store.faults import RESTORE
 from proxy.store.roster import Roster
@@ -60,6 +61,7 @@ class Store:
     trail   the audit; what is done here is written there in the same transaction, in the actor's name
     roster  workers and their live sessions
     upkeep  what runs by itself looks at: tokens to renew, people to tell
+    backups the whole into a file and back
     """
 
     def __init__(
@@ -73,6 +75,7 @@ class Store:
         self.trail = Trail(database, clock, actor)
         self.roster = Roster(database, clock, actor)
         self.upkeep = Upkeep(database)
+        self.backups = Backups(database, clock, actor)
 
     @classmethod
     def open(
