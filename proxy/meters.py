@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import math
 import mmap
+import os
 from bisect import bisect_left
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -162,6 +163,7 @@ class Board:
     def __init__(self) -> None:
         self._sheets: list[Sheet] = []
         self._free: list[Sheet] = []
+        self._owner = os.getpid()
 
     def lend(self) -> Sheet:
         """A sheet for a worker and its replacements: one that was given back, with its counts, or a new one."""
@@ -172,7 +174,12 @@ class Board:
         return sheet
 
     def take_back(self, sheet: Sheet) -> None:
-        """Nobody writes to it any more. What was counted there stays in the totals."""
+        """Nobody writes to it any more. What was counted there stays in the totals.
+
+        Without effect in a worker, which closes its copies of what other generations share.
+        """
+        if os.getpid() != self._owner:
+            return
         sheet.forget_gauges()
         self._free.append(sheet)
 

@@ -7,12 +7,12 @@ import socket
 
 from proxy.bus import Wires
 from proxy.config import Config
+from proxy.edge.certificates import Certificates
 from proxy.edge.front import House
 from proxy.edge.monitor import Monitor
 from proxy.meters import Meters
 from proxy.observing import Observer, Readiness
 from proxy.store.pool import StorePool
-from proxy.vault.certificate import inspect
 
 
 class Monitoring:
@@ -21,6 +21,7 @@ class Monitoring:
     def __init__(
         self,
         config: Config,
+        certificates: Certificates,
         wires: Wires,
         meters: Meters,
         house: House,
@@ -29,12 +30,12 @@ class Monitoring:
         workers: int,
         is_first: bool,
     ) -> None:
-        """Raises ConfigError if the certificate can't be read."""
         self._board = wires.board
         self._workers = workers
         self.observer = Observer(
             meters=meters,
             registry=house.registry,
+            certificate_ends=lambda: certificates.ends,
             connections=lambda: len(house.guests),
             store=pool.store,
             pool=pool,
@@ -45,16 +46,10 @@ class Monitoring:
             pool=pool,
             board=wires.board,
             workers=workers,
+            certificate_ends=lambda: certificates.ends,
             certificate_days=config.metrics.certificate_days,
         )
-        self.read_certificate(config)
-
-    def read_certificate(self, config: Config) -> None:
-        """Note when the certificate ends that clients are shown from now on. Raises ConfigError."""
-        if config.tls.certificate is not None and config.tls.key is not None:
-            ends = inspect(config.tls.certificate, config.tls.key).not_after
-            self._readiness.certificate_ends = ends
-            self.observer.certificate(ends)
+        self._monitor: Monitor | None = None
 
     async def answer(self, sock: socket.socket | None, stack: contextlib.AsyncExitStack) -> None:
         """Answer on this socket until `stack` ends; None: nobody asks."""
@@ -62,15 +57,22 @@ class Monitoring:
             return
         from proxy.exposition import Exposition  # noqa: PLC0415 - prometheus_client: 5 MB of a process
 
-        monitor = Monitor(sock, render=Exposition(self._board, self._workers).render, report=self._readiness.report)
-        await monitor.start()
-        stack.push_async_callback(monitor.close)
+        exposition = Exposition(self._board, self._workers)
+        self._monitor = Monitor(sock, render=exposition.render, report=self._readiness.report)
+        await self._monitor.start()
+        stack.push_async_callback(self._monitor.close)
 
     def accepts(self) -> None:
         """The worker accepts from now on."""
         self.observer.accepts()
 
     def leaves(self) -> None:
-        """It accepts no more, and has sessions for a while."""
+        """Another generation serves: who asks is answered there."""
+        self.observer.leaves()
+        if self._monitor is not None:
+            self._monitor.stop()
+
+    def drains(self) -> None:
+        """Nobody serves any more when this one has ended, and who asks is told so."""
         self.observer.leaves()
         self._readiness.is_draining = True

@@ -57,6 +57,7 @@ class Observer:
         store: Store,
         pool: StorePool,
         is_first: bool,
+        certificate_ends: Callable[[], datetime | None] = lambda: None,
     ) -> None:
         """`is_first` is true for the one worker of a node that counts what is the same for all."""
         self._meters = meters
@@ -65,6 +66,7 @@ class Observer:
         self._store = store
         self._pool = pool
         self._is_first = is_first
+        self._certificate_ends = certificate_ends
 
     async def run(self) -> None:
         tick = 0
@@ -86,6 +88,8 @@ class Observer:
         live = Counter({"imap": 0, "smtp": 0}) + Counter(session.protocol for session in self._registry)
         for protocol in ("imap", "smtp"):
             meters.put(SESSIONS, protocol, value=live[protocol])
+        if self._is_first and (ends := self._certificate_ends()) is not None:
+            meters.put(CERTIFICATE_ENDS, value=ends.timestamp())
 
     async def look_at_accounts(self) -> None:
         """Raises StoreUnavailable."""
@@ -111,11 +115,6 @@ class Observer:
             for meter, state in product((ACCOUNTS, TOKEN_AGE), TokenState):
                 self._meters.put(meter, state.value, value=math.nan)
 
-    def certificate(self, ends: datetime | None) -> None:
-        """Which certificate clients are shown from now on: when it ends, None without one. Shown by one worker."""
-        if self._is_first and ends is not None:
-            self._meters.put(CERTIFICATE_ENDS, value=ends.timestamp())
-
 
 class Readiness:
     """Whether logins can succeed here, as far as that is this node's to say."""
@@ -128,16 +127,17 @@ class Readiness:
         board: Board,
         workers: int,
         certificate_days: int,
+        certificate_ends: Callable[[], datetime | None] = lambda: None,
         clock: Callable[[], float] = monotonic,
         now: Callable[[], datetime] = lambda: datetime.now(UTC),
     ) -> None:
-        self.certificate_ends: datetime | None = None
         self.is_draining = False
         self._store = store
         self._pool = pool
         self._board = board
         self._workers = workers
         self._certificate_days = certificate_days
+        self._certificate_ends = certificate_ends
         self._clock = clock
         self._now = now
         self._asked: asyncio.Task[bool] | None = None
@@ -160,9 +160,10 @@ class Readiness:
 
     def _days_left(self) -> int | None:
         """Whole days; negative once it has ended."""
-        if self.certificate_ends is None:
+        ends = self._certificate_ends()
+        if ends is None:
             return None
-        return int((self.certificate_ends - self._now()).total_seconds() // DAY_S)
+        return int((ends - self._now()).total_seconds() // DAY_S)
 
     async def _store_answers(self) -> bool:
         if self._asked is None or (self._asked.done() and self._clock() - self._asked_at > ANSWER_HOLDS_S):

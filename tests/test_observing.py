@@ -15,10 +15,10 @@ from tests.service.house import House
 pytest_plugins = ("tests.service.plugin",)
 
 
-def observer(house: House, meters: Meters, *, is_first: bool = True) -> Observer:
+def observer(house: House, meters: Meters, *, is_first: bool = True, ends: datetime | None = None) -> Observer:
     return Observer(
         meters=meters, registry=house.registry, connections=lambda: 3, store=house.store, pool=house.pool,
-        is_first=is_first,
+        is_first=is_first, certificate_ends=lambda: ends,
     )  # fmt: skip
 
 
@@ -42,10 +42,10 @@ async def test_accounts_are_counted_by_the_state_of_their_token_with_the_oldest(
 
 async def test_a_worker_that_leaves_says_nothing_for_the_node_any_more(house: House) -> None:
     meters = Meters()
-    one = observer(house, meters)
+    one = observer(house, meters, ends=datetime.now(UTC))
     one.accepts()
-    one.certificate(datetime.now(UTC))
     one.look()
+    assert meters.read(CERTIFICATE_ENDS) > 0
     await one.look_at_accounts()
     assert (meters.read(ACCEPTING), meters.read(WORKER_STARTS), meters.read(SESSIONS, "imap")) == (1, 1, 0)
     one.leaves()
@@ -56,26 +56,27 @@ async def test_a_worker_that_leaves_says_nothing_for_the_node_any_more(house: Ho
 
 async def test_only_the_first_worker_speaks_of_the_certificate(house: House) -> None:
     meters = Meters()
-    observer(house, meters, is_first=False).certificate(datetime.now(UTC))
+    observer(house, meters, is_first=False, ends=datetime.now(UTC)).look()
     assert meters.read(CERTIFICATE_ENDS) == 0
 
 
 async def test_each_of_its_parts_makes_it_unready(house: House) -> None:
     board = Board()
-    one = readiness(house, board)
+    ends: list[datetime | None] = [None]
+    one = readiness(house, board, certificate_ends=lambda: ends[0])
     assert (await one.report())[0] is False  # nobody accepts
     observer(house, Meters(board.lend())).accepts()
     is_ready, report = await one.report()
     assert is_ready
     assert report["workers"] == {"accepting": 1, "configured": 2}
     assert report["certificate_days_left"] is None
-    one.certificate_ends = datetime.now(UTC) + timedelta(days=7, hours=1)
+    ends[0] = datetime.now(UTC) + timedelta(days=7, hours=1)
     assert (await one.report())[0] is True
-    one.certificate_ends = datetime.now(UTC) + timedelta(days=6, hours=23)
+    ends[0] = datetime.now(UTC) + timedelta(days=6, hours=23)
     assert (await one.report())[0] is False
-    one.certificate_ends = datetime.now(UTC) - timedelta(hours=1)
+    ends[0] = datetime.now(UTC) - timedelta(hours=1)
     assert (await one.report())[1]["certificate_days_left"] == -1
-    one.certificate_ends, one.is_draining = None, True
+    ends[0], one.is_draining = None, True
     assert (await one.report())[0] is False
 
 

@@ -48,9 +48,13 @@ class Monitor:
         loop = asyncio.get_running_loop()
         self._server = await loop.create_server(lambda: _Connection(self), sock=self._sock)
 
-    async def close(self) -> None:
+    def stop(self) -> None:
+        """Take no more; who has asked is answered."""
         if self._server is not None:
             self._server.close()
+
+    async def close(self) -> None:
+        self.stop()
         for connection in tuple(self.connections):
             connection.abort()
 

@@ -38,8 +38,8 @@ def port_of(house: House) -> int:
     return int(line.rpartition(":")[2])
 
 
-def ask(house: House, path: str) -> Said:
-    connection = HTTPConnection("127.0.0.1", port_of(house), timeout=PATIENCE_S)
+def ask(house: House, path: str, port: int | None = None) -> Said:
+    connection = HTTPConnection("127.0.0.1", port or port_of(house), timeout=PATIENCE_S)
     try:
         connection.request("GET", path)
         response = connection.getresponse()

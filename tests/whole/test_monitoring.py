@@ -124,6 +124,44 @@ def test_counters_go_on_where_a_worker_that_died_stopped(watched: House) -> None
     seen(watched, lambda now: now.number("gatepost_logins_total", outcome="ok") == SESSIONS + 1)
 
 
+def test_counters_go_on_over_a_reload_and_sessions_that_stay_are_counted_on(watched: House) -> None:
+    clients = [watched.imap_session() for _ in range(SESSIONS)]
+    before = seen(watched, lambda now: now.number("gatepost_sessions", protocol="imap") == SESSIONS)
+    watched.config.write_text(watched.config.read_text() + "\nverify_cache_s = 200\n")
+    assert watched.process is not None
+    watched.process.send_signal(signal.SIGHUP)
+    watched.await_log("event=reloaded generation=2")
+    clients[0].send(b"x" * 5000)
+    after = seen(watched, lambda now: now.number("gatepost_relayed_bytes_total", direction="up") == 5000)
+    for name in ("gatepost_logins_total", "gatepost_connections_total", "gatepost_hash_seconds_count"):
+        assert after.number(name) >= before.number(name) > 0, name
+    assert after.number("gatepost_sessions", protocol="imap") == SESSIONS
+    assert after.number("gatepost_workers", **{"is": "accepting"}) == 2
+    seen(watched, lambda now: now.number("gatepost_accounts", token_state="fresh") == 1)
+    assert ask(watched, "/readyz").json["workers"] == {"accepting": 2, "configured": 2}
+    for client in clients:
+        client.close()
+    seen(watched, lambda now: now.number("gatepost_sessions_ended_total") == SESSIONS)
+
+
+def test_where_it_listens_can_be_changed_by_a_reload(watched: House) -> None:
+    first = watched.config.read_text()
+    assert watched.process is not None
+    watched.config.write_text(first.replace(METRICS, ""))
+    watched.process.send_signal(signal.SIGHUP)
+    watched.await_log("event=reloaded generation=2")
+    end = time.monotonic() + PATIENCE_S
+    with pytest.raises(ConnectionRefusedError):
+        while time.monotonic() < end:
+            ask(watched, "/healthz")
+    begin = len(watched.log())
+    watched.config.write_text(first)
+    watched.process.send_signal(signal.SIGHUP)
+    watched.await_log("event=reloaded generation=3")
+    line = watched.await_log("event=monitoring", after=begin)
+    assert ask(watched, "/healthz", int(line.rpartition(":")[2])).status == 200
+
+
 def test_no_mailbox_no_address_and_no_secret_is_shown(watched: House) -> None:
     watched.imap_session().close()
     refused_login(watched, wrong_password(watched.password))
