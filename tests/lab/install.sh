@@ -11,6 +11,8 @@ set -euo pipefail
 SERVERS="dovecot-core dovecot-imapd dovecot-lmtpd dovecot-submissiond postfix"
 # libnet-ssleay-perl: swaks only recommends it, and has no TLS without.
 # haproxy: what clients come by.
+# prometheus for promtool, fail2ban for fail2ban-regex: neither is started.
+WATCHERS="prometheus fail2ban"
 CLIENTS="curl isync fetchmail msmtp mutt offlineimap3 swaks libnet-ssleay-perl chromium haproxy"
 DATABASE="postgresql" # tests/store runs a private cluster of its own; with the clients, as only tests need it
 OLDEST_NODE=20 # oidc-provider 9 uses syntax and crypto that node 18 lacks
@@ -135,11 +137,11 @@ install_idp() {
 # Word splitting is wanted: the lists are words.
 # shellcheck disable=SC2086
 if [ $want_servers = yes ] && [ $want_clients = yes ]; then
-    install_debian $SERVERS $CLIENTS $DATABASE
+    install_debian $SERVERS $CLIENTS $WATCHERS $DATABASE
 elif [ $want_servers = yes ]; then
     install_debian $SERVERS
 else
-    install_debian $CLIENTS $DATABASE
+    install_debian $CLIENTS $WATCHERS $DATABASE
 fi
 if [ $want_servers = yes ]; then install_idp; fi
 say "ready"
