@@ -9,7 +9,7 @@ export VENV
 # ONCE=1 lets the demo end by itself; otherwise it keeps running for the reader's own mail client.
 ONCE ?=
 
-.PHONY: help demo test check lint format types lab lab-servers lock clean bench-revocation
+.PHONY: help demo test check lint format types lab lab-servers bench bench-short bench-peers lock clean bench-revocation
 
 help:  ## show this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 14
@@ -42,6 +42,15 @@ lab: $(VENV)/.installed  ## install the upstream servers, legacy clients and dat
 lab-servers: $(VENV)/.installed
 	tests/lab/install.sh servers
 
+bench: bench-peers  ## measure against nginx, Dovecot and email-oauth2-proxy: about an hour; writes bench/RESULTS.md
+	$(BIN)/python -m bench $(ARGS)
+
+bench-short: bench-peers  ## the same in minutes, to judge a change by
+	$(BIN)/python -m bench --short $(ARGS)
+
+bench-peers: $(VENV)/.installed lab-servers
+	bench/install.sh
+
 $(VENV)/.installed: requirements.lock pyproject.toml tests/venv.sh
 	PYTHON=$(PYTHON) tests/venv.sh $(VENV)
 	@touch $@
@@ -51,4 +60,4 @@ lock:  ## resolve requirements.lock anew: hashes, no URLs
 		--no-emit-index-url --no-emit-find-links --no-header --quiet --upgrade --output-file requirements.lock
 
 clean:  ## remove what the commands above made here
-	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis dist tests/lab/idp/node_modules
+	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis dist tests/lab/idp/node_modules bench/.peers

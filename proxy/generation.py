@@ -79,6 +79,7 @@ class Generation:
     sockets: Sequence[socket.socket]
     control: socket.socket | None
     monitor: socket.socket | None  # where numbers and health are asked for
+    board: Board
     slots: list[Slot]
     wires: contextlib.ExitStack
     phase: Phase = Phase.COMING
@@ -98,16 +99,36 @@ class Generation:
     ) -> Generation:
         """Its first worker is due now, the others when it is ready.
 
-        board   where the numbers of all generations are kept
+        board   where the numbers of all generations are kept; the first has none yet
         """
         workers = config.workers.count or usable_cores()
         now = monotonic()
+        board = board or Board()
         stack = contextlib.ExitStack()
         slots = [
             Slot(index, own, start_at=now if index == 0 else now + HEAD_START_S)
             for index, own in enumerate(lay(workers, stack, board))
         ]
-        return cls(number, config, certificates, sockets, control, monitor, slots, stack)
+        return cls(number, config, certificates, sockets, control, monitor, board, slots, stack)
+
+    def next(
+        self,
+        config: Config,
+        certificates: Certificates,
+        *,
+        sockets: Sequence[socket.socket],
+        monitor: socket.socket | None,
+    ) -> Generation:
+        """The one that comes after this; its numbers go on where this one's are."""
+        return Generation.make(
+            self.number + 1,
+            config,
+            certificates,
+            sockets=sockets,
+            control=self.control,
+            monitor=monitor,
+            board=self.board,
+        )
 
     @property
     def opened(self) -> list[socket.socket]:

@@ -29,7 +29,6 @@ from proxy.errors import ConfigError, OperatorError, StoreUnavailable
 from proxy.generation import Generation, Phase, Slot
 from proxy.listeners import open_monitor, open_sockets
 from proxy.logs import Line, configure
-from proxy.meters import Board
 from proxy.notify import Manager, manager
 from proxy.pulse import READ_BYTES, last_beat
 from proxy.serve import Post, preflight
@@ -60,20 +59,18 @@ def serve(config: Config) -> int:
         for sock in sockets:
             stack.enter_context(sock)
         asked = stack.enter_context(control.opened())
-        board = Board()
         monitor = open_monitor(config.metrics)
         if monitor is not None:
             stack.enter_context(monitor)
-        first = Generation.make(1, config, certificates, sockets=sockets, control=asked, monitor=monitor, board=board)
-        return Supervisor(first, systemd, board).run()
+        first = Generation.make(1, config, certificates, sockets=sockets, control=asked, monitor=monitor)
+        return Supervisor(first, systemd).run()
 
 
 class Supervisor:
     """Starts, replaces and ends the workers of one node. `run` is the whole life of its process."""
 
-    def __init__(self, first: Generation, systemd: Manager, board: Board) -> None:
+    def __init__(self, first: Generation, systemd: Manager) -> None:
         self._systemd = systemd
-        self._board = board
         self._serving = first
         self._coming: Generation | None = first
         self._generations = [first]  # all that have a worker, oldest first
@@ -170,15 +167,18 @@ class Supervisor:
 
     def _start(self, one: Generation, slot: Slot) -> None:
         """Fork a worker. It gets no signal until its loop can handle it, and it never returns from here."""
-        pulse, tell_pulse = os.pipe()
+        try:
+            pulse, tell_pulse = os.pipe()
+        except OSError as error:
+            self._put_off(slot, error)
+            return
         signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
         pid: int | None
         try:
             pid = os.fork()
-        except OSError as error:  # no memory, or too many processes: those who serve go on
+        except OSError as error:
             pid = None
-            slot.start_at = monotonic() + slot.pause_s(0.0)
-            logger.error("%s", Line("worker_not_started", worker=slot.number, error=error.strerror))  # noqa: TRY400
+            self._put_off(slot, error)
         if pid == 0:
             os.close(pulse)
             self._forget(one)
@@ -192,6 +192,12 @@ class Supervisor:
             return
         slot.began(pid, pulse)
         self._selector.register(pulse, selectors.EVENT_READ, self._listener_to(one, slot))
+
+    @staticmethod
+    def _put_off(slot: Slot, error: OSError) -> None:
+        """No memory, too many processes or open files: those who serve go on."""
+        slot.start_at = monotonic() + slot.pause_s(0.0)
+        logger.error("%s", Line("worker_not_started", worker=slot.number, error=error.strerror))
 
     def _forget(self, mine: Generation) -> None:
         """In a new worker: leave what is the supervisor's or other generations' alone."""
@@ -318,15 +324,7 @@ class Supervisor:
         except ConfigError:
             self._close_unused(sockets)
             raise
-        return Generation.make(
-            serving.number + 1,
-            config,
-            certificates,
-            sockets=sockets,
-            control=serving.control,
-            monitor=monitor,
-            board=self._board,
-        )
+        return serving.next(config, certificates, sockets=sockets, monitor=monitor)
 
     def _refuse(self, problem: str, remedy: str) -> None:
         """One line; the old configuration lives on."""

@@ -24,6 +24,7 @@ from proxy.config.model import (
     TlsConfig,
     TlsVersion,
     UpstreamConfig,
+    WebConfig,
     WorkersConfig,
 )
 
@@ -51,5 +52,6 @@ __all__ = [
     "TlsConfig",
     "TlsVersion",
     "UpstreamConfig",
+    "WebConfig",
     "WorkersConfig",
 ]

@@ -1,7 +1,7 @@
 """A whole store into a file and back: what one snapshot shows, and all of it or nothing.
 
-A part of Store. A backup has what people made and what was learned; not what lives (workers, sessions, leases). It is
-the way from one kind of database to the other, too.
+A part of Store. A backup has what people made and what was learned; not what lives (workers, sessions, leases,
+sign-ins). It is the way from one kind of database to the other, too.
 """
 
 from __future__ import annotations
@@ -23,13 +23,16 @@ from proxy.store.revisions import raise_revision
 from proxy.store.rows import CredentialState
 from proxy.store.schema import (
     HEAD,
+    access_grant,
     account,
     audit,
+    binding,
     credential,
     deposit,
     learned,
     lease,
     login_name,
+    person,
     recipient,
     revision,
     secret,
@@ -42,9 +45,10 @@ from proxy.store.schema import (
 AT_ONCE = 1000  # rows in memory
 # Each before those that refer to it. Ids of the numbered ones are never used twice.
 TABLES = (
-    account, login_name, credential, secret, recipient, deposit, wrap, learned, told, audit, sighting, revision,
+    account, login_name, credential, secret, recipient, deposit, wrap, learned, told, audit, sighting, person, binding,
+    access_grant, revision,
 )  # fmt: skip
-NUMBERED = (account, credential, secret, audit)
+NUMBERED = (account, credential, secret, audit, person)
 _OF_AN_EMPTY_STORE = (Event.KEY_ADDED, Event.KEY_DROPPED, Event.RESTORED, Event.BACKED_UP)
 
 
@@ -169,6 +173,8 @@ def _require_empty(connection: Connection, where: str, now: datetime) -> None:
         raise StoreError(f"a Gatepost serves with {where}", "stop it, wait for its end, and restore then")
     if connection.execute(select(account.c.id).limit(1)).first() is not None:
         raise StoreError(f"{where} has accounts already", remedy)
+    if connection.execute(select(person.c.id).limit(1)).first() is not None:
+        raise StoreError(f"{where} was in use: somebody has signed in at its page", remedy)
     if connection.execute(select(audit.c.id).where(audit.c.event.not_in(_OF_AN_EMPTY_STORE)).limit(1)).first():
         raise StoreError(f"{where} was in use: its audit tells of more than a master key", remedy)
 

@@ -10,6 +10,7 @@ from sqlalchemy import insert, select
 from proxy.store import Store
 from proxy.store.audit_rows import Refusals
 from proxy.store.backup import TABLES
+from proxy.store.people_rows import Identity
 from proxy.store.rows import (
     AccountState,
     CredentialState,
@@ -56,6 +57,9 @@ def fill(store: Store, new_credential: Callable[..., NewCredential]) -> None:
     use = LastUse(NOW, "192.0.2.7", "imap", 'Thunder "bird" \u2603')
     store.record_uses([Use(scanner.id, use, "192.0.2.0/24")])
     store.trail.record_refusals([Refusals(NOW, NOW, "eve@x.test", "", "", "imap", "192.0.2.9", "unknown_user", 17)])
+    owner = store.people.meet(Identity("https://login.example", "", "sub-1"), "ann@x.test", "Ann")
+    assert store.people.bind(ann.id, owner.id)
+    assert store.people.grant(bob.id, "ann@x.test")
     with store._database.write() as connection:
         own_key = {"key_id": "k", "public": b"p", "created": NOW, "secret_id": 6, "sealed_private": b"\x00"}
         assert own.id == 5

@@ -29,7 +29,7 @@ from proxy.store.schema import HEAD, account, credential, metadata
 from tests.store.conftest import NOW, Clock
 from tests.store.full import fill, held, without_what_a_restore_does
 
-LIVE = {"worker", "session", "lease"}
+LIVE = {"worker", "session", "lease", "web_session", "spent"}
 PATIENCE_S = 60
 
 
