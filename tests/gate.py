@@ -100,6 +100,8 @@ class Done:
 class Gate:
     """Gatepost's directory, process and listeners; `imap` and `smtp` are those with STARTTLS."""
 
+    serve_words: tuple[str, ...] = ()  # options of `gatepost serve`
+
     def __init__(self, lab: Lab, directory: Path) -> None:
         self.lab = lab
         self.directory = directory
@@ -164,7 +166,7 @@ class Gate:
         """Start `gatepost serve`, and wait for nothing."""
         with self.log_file.open("ab") as log:
             self.process = subprocess.Popen(
-                [sys.executable, "-m", "proxy", "serve", "--config", self.config],
+                [sys.executable, "-m", "proxy", "serve", *self.serve_words, "--config", self.config],
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,

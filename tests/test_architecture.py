@@ -46,6 +46,7 @@ FLOORS = {
     "proxy.edge": 4,
     "proxy.serve": 5,
     "proxy.monitoring": 5,
+    "proxy.page": 5,
     "proxy.worker": 5,
     "proxy.generation": 5,
     "proxy.vigil": 5,

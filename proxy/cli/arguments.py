@@ -87,7 +87,9 @@ def _setup_verbs(verbs: _Verbs) -> None:
         "directory", nargs="?", metavar="DIRECTORY", help="default: where the configuration is expected, /etc/gatepost"
     )
     serve = _verb(verbs, "serve", "setup", "run the listeners in the foreground", has_json=False)
-    serve.add_argument("--web-only", action="store_true", help="run the web page alone, which needs no master key")
+    page = serve.add_mutually_exclusive_group()
+    page.add_argument("--web-only", action="store_true", help="run the web page alone, which needs no master key")
+    page.add_argument("--no-web", action="store_true", help="leave the web page to a unit of its own")
     check = _verb(verbs, "check", "setup", "look at the configuration, the certificate, the store and every upstream")
     check.add_argument("--login", metavar="EMAIL", help="also log in to this mailbox upstream, end to end")
     check.add_argument("--dns", action="store_true", help="also print the SRV records that let mail programs find it")

@@ -13,7 +13,7 @@ from proxy.store.audit import Scribe
 from proxy.store.audit_rows import Event
 from proxy.store.revisions import raise_revision
 from proxy.store.rows import Account, AccountState, NewAccount, TokenState
-from proxy.store.schema import account, lease, login_name
+from proxy.store.schema import account, credential, lease, login_name
 from proxy.store.types import SEPARATOR, split_words
 
 # As an aggregate, so that an account is one row of one SELECT in every query.
@@ -93,6 +93,10 @@ def add_account(connection: Connection, new: NewAccount, scribe: Scribe) -> Acco
 
 def remove_account(connection: Connection, account_id: int, scribe: Scribe) -> None:
     """Delete the account; the foreign keys take all that it owns."""
+    # In the order of everybody who locks app passwords: the cascade takes them as they lie.
+    require_account(connection, account_id)
+    owned = select(credential.c.id).where(credential.c.account_id == account_id).order_by(credential.c.id)
+    connection.execute(owned.with_for_update()).all()
     gone = connection.scalars(delete(account).where(account.c.id == account_id).returning(account.c.email)).first()
     if gone is None:
         raise no_account(account_id)
