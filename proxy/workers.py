@@ -27,7 +27,7 @@ from proxy.config import Config
 from proxy.config.reader import load
 from proxy.errors import ConfigError, OperatorError, StoreUnavailable
 from proxy.generation import Generation, Phase, Slot
-from proxy.listeners import open_sockets
+from proxy.listeners import open_monitor, open_sockets
 from proxy.logs import Line, configure
 from proxy.notify import Manager, manager
 from proxy.page import Page
@@ -61,7 +61,8 @@ def serve(config: Config, *, has_page: bool = True) -> int:
         for sock in sockets:
             stack.enter_context(sock)
         asked = stack.enter_context(control.opened())
-        first = Generation.make(1, config, certificates, sockets=sockets, control=asked)
+        monitor = open_monitor(config.metrics)
+        first = Generation.make(1, config, certificates, sockets=sockets, control=asked, monitor=monitor)
         return Supervisor(first, systemd, has_page=has_page).run()
 
 
@@ -165,7 +166,7 @@ class Supervisor:
             self._systemd.stopping(f"draining {sum(one.sessions for one in self._generations)} sessions")
         self._is_ending = True
         for one in self._generations:
-            for sock in one.sockets:
+            for sock in one.opened:
                 sock.close()  # the workers close theirs: then nobody listens, or systemd alone
             one.end(MARGIN_S)
 
@@ -226,8 +227,8 @@ class Supervisor:
         for other in self._generations:
             if other is not mine:
                 other.close()
-                for sock in other.sockets:
-                    if sock not in mine.sockets:
+                for sock in other.opened:
+                    if sock not in mine.opened:
                         sock.close()  # else a listener that a reload took away would go on accepting in nobody's name
         _log_as(mine.config)
 
@@ -236,7 +237,7 @@ class Supervisor:
         node = one.config.workers.node or socket.gethostname()
         seat = Seat(secrets.token_hex(8), node, slot.number)
         asked = one.control if slot.number == 0 else None
-        return Post(seat, len(one.slots), one.sockets, slot.wires, one.certificates, asked)
+        return Post(seat, len(one.slots), one.sockets, slot.wires, one.certificates, asked, one.monitor)
 
     def _listener_to(self, one: Generation, slot: Slot) -> Callable[[], None]:
         def hear() -> None:
@@ -267,15 +268,11 @@ class Supervisor:
         """All its workers accept: from now on it serves, alone."""
         new.phase, self._coming = Phase.SERVING, None
         former, self._serving = self._serving, new
-        for listener, sock in zip(new.config.listeners, new.sockets, strict=True):
-            host, port = sock.getsockname()[:2]
-            name = f"{listener.protocol}://{f'[{host}]' if ':' in host else host}:{port}"
-            if sock not in former.sockets or not self._is_up:
-                logger.info("%s", Line("listening", on=name, tls=listener.tls.value))
+        new.tell_where(former.opened if self._is_up else [])
         if former is not new:
             former.phase = Phase.LEAVING
             former.send(LEAVE)
-            self._close_unused(former.sockets)
+            self._close_unused(former.opened)
             _log_as(new.config)
             logger.info("%s", Line("reloaded", generation=new.number, sessions_before=former.sessions))
             self._bound_the_past()
@@ -293,7 +290,7 @@ class Supervisor:
     def _close_unused(self, sockets: Sequence[socket.socket]) -> None:
         passed = [one.sock for one in self._systemd.passed]
         for sock in sockets:
-            if sock not in self._serving.sockets and sock not in passed:
+            if sock not in self._serving.opened and sock not in passed:
                 sock.close()
 
     def _bound_the_past(self) -> None:
@@ -327,10 +324,7 @@ class Supervisor:
         certificates = preflight(config)
         if certificates.digest != self._serving.certificates.digest:
             certificates.require_unexpired()
-        serving = self._serving
-        former = list(zip(serving.config.listeners, serving.sockets, strict=True))
-        sockets = open_sockets(config.listeners, self._systemd.passed, former)
-        return Generation.make(serving.number + 1, config, certificates, sockets=sockets, control=serving.control)
+        return self._serving.next(config, certificates, self._systemd.passed)
 
     def _refuse(self, problem: str, remedy: str) -> None:
         """One line; the old configuration lives on."""
@@ -386,7 +380,7 @@ class Supervisor:
             self._end()
             return
         one.end(MARGIN_S)
-        self._close_unused(one.sockets)
+        self._close_unused(one.opened)
         self._refuse("the new configuration's workers do not start", "see what they logged")
 
     def _close_pulse(self, slot: Slot) -> None:

@@ -44,6 +44,7 @@ def parser() -> Parser:
     _life_verbs(verbs)
     _watching_verbs(verbs)
     _key_verbs(verbs)
+    _backup_verbs(verbs)
     return top
 
 
@@ -246,8 +247,11 @@ def _life_verbs(verbs: _Verbs) -> None:
         details="Let nobody log in by app passwords until they are resumed. Live sessions end within a second.",
     )
     resume = _verb(verbs, "resume", "life", "let suspended app passwords work again")
-    for verb in (suspend, resume):
-        verb.add_argument("ids", nargs="+", metavar="ID", help=_ID_HELP)
+    suspend.add_argument("ids", nargs="+", metavar="ID", help=_ID_HELP)
+    resume.add_argument("ids", nargs="*", metavar="ID", help=_ID_HELP)
+    resume.add_argument(
+        "--all", action="store_true", help="in place of IDs: all that gatepost restore suspended, and no others"
+    )
 
 
 def _watching_verbs(verbs: _Verbs) -> None:
@@ -311,3 +315,28 @@ def _key_verbs(verbs: _Verbs) -> None:
         details="Write a new master key to standard output, which must not be a terminal. Changes nothing else.",
         has_json=False,
     )
+
+
+def _backup_verbs(verbs: _Verbs) -> None:
+    backup = _verb(
+        verbs,
+        "backup",
+        "backup",
+        "write the whole database into a file, while servers go on",
+        details=(
+            "Write the whole database into a new file, while servers go on. What is sealed stays sealed; the master "
+            "key is not in it: keep a copy of that in another place. SQLite and PostgreSQL give the same kind of file."
+        ),
+    )
+    restore = _verb(
+        verbs,
+        "restore",
+        "backup",
+        "put a backup into a new database",
+        details=(
+            "Put a backup into a database that is as gatepost init or gatepost db upgrade made it, all or nothing. "
+            "Afterwards every app password is suspended until gatepost resume --all."
+        ),
+    )
+    for verb in (backup, restore):
+        verb.add_argument("file", metavar="FILE", help="the backup")
