@@ -11,12 +11,14 @@ import ssl
 import sys
 import tempfile
 import time
+import urllib.request
 from collections.abc import Callable
 from email.message import EmailMessage
 from pathlib import Path
 
 from tests.gate import Gate, GateError
 from tests.lab import Lab, LabError
+from tests.web.kit import WebGate
 
 ANN = "ann@example.test"
 BOB = "bob@example.test"
@@ -67,7 +69,8 @@ def tell(*, once: bool) -> None:
         lab.deliver(ANN, WELCOME.encode())
 
         say("2. Gatepost in front of it: gatepost init, account add, create, serve.")
-        gate = Gate.prepare(lab, Path(directory), workers=0)
+        gate = WebGate.made(lab, Path(directory), is_https=False)
+        gate.serve_words = ()  # the page runs beside the workers
         gate.add_account(ANN)
         show(f"account {ANN} added, with the refresh token of her sign-in")
         scanner = gate.create(ANN, "Scanner, 2nd floor")
@@ -76,6 +79,7 @@ def tell(*, once: bool) -> None:
             gate.start()
             use(gate, lab, trust, scanner)
             lock_out(gate, trust, scanner)
+            show_page(gate)
             if not once:
                 leave_running(gate, lab)
             gate.stop()
@@ -130,9 +134,23 @@ def lock_out(gate: Gate, trust: ssl.SSLContext, scanner: dict[str, str]) -> None
         show(log_line)
 
 
-def leave_running(gate: Gate, lab: Lab) -> None:
+def show_page(gate: WebGate) -> None:
+    say("8. The page where people do it for themselves, after their sign-in with MFA:")
+    gate.await_log("event=web_ready")
+    straight = urllib.request.build_opener(urllib.request.ProxyHandler({}))  # it is on loopback
+    with straight.open(gate.web, timeout=TIMEOUT_S) as answer:
+        title = re.search(r"<title>(.*?)</title>", answer.read().decode())
+    told(title is not None, f"{gate.web} -> {title[1] if title else ''}")
+
+
+def leave_running(gate: WebGate, lab: Lab) -> None:
     mine = gate.create(ANN, "Yours")
-    say("8. Now yours. Point a mail client at it:")
+    say("9. Now yours. Open the page in a browser and sign in as Ann:")
+    show(f"page       {gate.web}")
+    show(f"user       {ANN}")
+    show(f"password   {lab.password(ANN)}")
+    show(f"one-time code   {sys.executable} -m tests.lab.code {lab.totp_secret(ANN)}")
+    say("Or point a mail client at it:")
     show(f"IMAP   localhost port {gate.imaps.port} (SSL/TLS), or {gate.imap.port} (STARTTLS)")
     show(f"SMTP   localhost port {gate.smtps.port} (SSL/TLS), or {gate.smtp.port} (STARTTLS)")
     show(f"user   {ANN}")
