@@ -276,7 +276,7 @@ def _watching_verbs(verbs: _Verbs) -> None:
         has_json=False,
     )
     audit.add_argument(
-        "--account", metavar="EMAIL", help="of this mailbox only; also one that is gone, or any name that was tried"
+        "--account", metavar="EMAIL", help="of this mailbox only; also one that is gone, or any address that was tried"
     )
     audit.add_argument(
         "--since", metavar="7d", help="a time ago (12h, 7d, 8w), or a date in UTC; default: all there is"

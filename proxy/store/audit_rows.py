@@ -61,7 +61,7 @@ class Actor:
 class Entry:
     """One line of the audit. Empty texts stand for what does not apply.
 
-    account         the account's e-mail; of a refusal without an account, the login name as it was typed
+    account         the account's e-mail; of a refusal without an account, the address that was typed, if it was one
     app_password    its public id
     address         of the client, or of the person at the web page
     count           how many refusals, all alike, from `at` to `until`

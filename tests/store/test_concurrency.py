@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import signal
 import sqlite3
 import subprocess
@@ -18,6 +19,7 @@ import pytest
 
 from proxy.errors import StoreError, StoreUnavailable
 from proxy.store import Store
+from proxy.store.audit_rows import Entry, Event, Wanted
 from proxy.store.engine import Database, parse_url
 from proxy.store.rows import CredentialState, LastUse, NewAccount, NewCredential, Purpose, Use
 
@@ -260,3 +262,42 @@ def test_app_passwords_are_locked_in_the_order_of_their_ids(cluster, act):
         work = (lambda: store.remove_account(ann.id)) if act == "remove" else (lambda: store.record_uses(uses))
         with waiting_for(url, first, work) as holder:
             holder.execute("SELECT 1 FROM credential WHERE id = %s FOR UPDATE NOWAIT", [second])
+
+
+def replayed(entries: list[Entry]) -> dict[str, bool]:
+    """The model: app passwords by id, and whether each lives, as the audit tells it. A name has one live bearer."""
+    lives: dict[str, bool] = {}
+    bearers: dict[tuple[str, str], str] = {}
+    for entry in entries:
+        name = entry.account, entry.name
+        if entry.event is Event.CREATED:
+            assert name not in bearers, "a name that is in use was given again"
+            assert entry.app_password not in lives
+            bearers[name] = entry.app_password
+        else:
+            assert bearers.pop(name) == entry.app_password, "revoked twice, or never there"
+        lives[entry.app_password] = entry.event is Event.CREATED
+    return lives
+
+
+def test_a_thousand_acts_of_eight_processes_end_as_the_audit_says(url):
+    with closing(Store.open(url, migrate=False)) as store:
+        accounts = [store.add_account(NewAccount(f"u{n}@x.test", "mail", f"u{n}", (), "cli")) for n in range(3)]
+        before = store.revision()
+        command = [sys.executable, "-m", "tests.store.mob", url]
+        mob = [
+            subprocess.Popen([*command, str(seed), "125"], stdout=subprocess.PIPE, text=True) for seed in range(THREADS)
+        ]
+        said = [json.loads(member.communicate(timeout=120)[0]) for member in mob]
+        assert [member.returncode for member in mob] == [0] * THREADS
+        assert [one["broken"] for one in said] == [[]] * THREADS
+        told = store.trail.entries(Wanted(events=(Event.CREATED, Event.REVOKED)), 0, 10_000)
+        lives = replayed(told)
+        left = {one.public_id: one.state is CredentialState.ACTIVE for a in accounts for one in store.credentials(a.id)}
+        assert left == lives
+        assert set(lives) == {one for member in said for one in member["created"]}
+        revoked = {one for one, is_alive in lives.items() if not is_alive}
+        assert revoked == {one for member in said for one in member["revoked"]}
+        assert store.revision() == before + len(revoked)  # raised once by each, and by nothing else
+        assert len(revoked) > 50
+        assert min(sum(one["refused"] for one in said), sum(one["logins"] for one in said)) > 50

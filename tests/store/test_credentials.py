@@ -124,8 +124,8 @@ def test_standings_tell_what_live_sessions_are_worth(store, ann, scanner, new_cr
     store.revoke([scanner.public_id])
     store.set_account_state(ann.id, AccountState.DISABLED)
     assert store.standings([*ids.values(), 99]) == {
-        ids["s001"]: Standing(scanner.id, AccountState.DISABLED, CredentialState.REVOKED, None, 2, None),
-        ids["s002"]: Standing(phone.id, AccountState.DISABLED, CredentialState.ACTIVE, expires, 1, None),
+        ids["s001"]: Standing(scanner.id, AccountState.DISABLED, CredentialState.REVOKED, None, 3, None),
+        ids["s002"]: Standing(phone.id, AccountState.DISABLED, CredentialState.ACTIVE, expires, 2, None),
     }
 
 
