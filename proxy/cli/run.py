@@ -61,6 +61,7 @@ _AREAS = {
     "sessions": "sessions",
     "audit": "audit",
     "key": "keys",
+    "completion": "completion",
 }
 
 

@@ -13,6 +13,7 @@ SERVERS="dovecot-core dovecot-imapd dovecot-lmtpd dovecot-submissiond postfix"
 # haproxy: what clients come by.
 CLIENTS="curl isync fetchmail msmtp mutt offlineimap3 swaks libnet-ssleay-perl chromium haproxy"
 DATABASE="postgresql" # tests/store runs a private cluster of its own; with the clients, as only tests need it
+PAGES="man-db mandoc zsh fish" # the manual is rendered and the completions are tried; without them these tests skip
 OLDEST_NODE=20 # oidc-provider 9 uses syntax and crypto that node 18 lacks
 here=$(cd "$(dirname "$0")" && pwd)
 venv=${VENV:-.venv}
@@ -135,11 +136,11 @@ install_idp() {
 # Word splitting is wanted: the lists are words.
 # shellcheck disable=SC2086
 if [ $want_servers = yes ] && [ $want_clients = yes ]; then
-    install_debian $SERVERS $CLIENTS $DATABASE
+    install_debian $SERVERS $CLIENTS $DATABASE $PAGES
 elif [ $want_servers = yes ]; then
     install_debian $SERVERS
 else
-    install_debian $CLIENTS $DATABASE
+    install_debian $CLIENTS $DATABASE $PAGES
 fi
 if [ $want_servers = yes ]; then install_idp; fi
 say "ready"
