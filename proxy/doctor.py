@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
+from datetime import UTC, datetime
 from time import monotonic
 
 from proxy import doctor_words
-from proxy.admin import Finding
+from proxy.admin import Finding, examine as local
 from proxy.admin.desk import node_of
 from proxy.config import PROTOCOLS, Config, Protocol, UpstreamConfig
 from proxy.doctor_words import Case
 from proxy.edge.tls import client_context
 from proxy.edge.upstream import examine, probe
-from proxy.errors import Refusal, Refused, StoreUnavailable, UpstreamError
+from proxy.errors import OperatorError, Refusal, Refused, StoreUnavailable, UpstreamError
 from proxy.oauth import TokenBroker, TokenClient
 from proxy.store.audit_rows import Actor
 from proxy.store.pool import StorePool
@@ -23,6 +24,32 @@ from proxy.store.store import Store
 from proxy.vault.sealing import load_master
 from proxy.wire.names import canonical_login
 from proxy.wire.sasl import Bearer, Password, UpstreamCredential
+
+
+def check(config: Config, login: str | None, by: str) -> list[Finding]:
+    """All that `gatepost check` looks at, in its order; with `login` that mailbox too, unless the set-up is broken.
+
+    Blocks, with an event loop of its own. A set-up that a probe can't even start from is a finding, too.
+    """
+    findings = local.local(config, datetime.now(UTC))
+    is_sound = all(finding.ok for finding in findings)
+    findings += _asked("upstreams", lambda: asyncio.run(check_upstreams(config)))
+    if login is not None:
+        name = f"login {login}"
+        if is_sound:
+            findings += _asked(name, lambda: asyncio.run(check_login(config, login, by)))
+        else:
+            findings.append(Finding(name, ok=False, detail="not tried", remedy="first mend what failed above"))
+    return findings
+
+
+def _asked(name: str, ask: Callable[[], list[Finding]]) -> list[Finding]:
+    try:
+        return ask()
+    except OperatorError as error:
+        return [Finding(name, ok=False, detail=error.problem, remedy=error.remedy)]
+    except StoreUnavailable as error:
+        return [Finding(name, ok=False, detail=str(error), remedy=error.remedy)]
 
 
 async def check_upstreams(config: Config) -> list[Finding]:

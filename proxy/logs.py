@@ -35,10 +35,16 @@ def _quoted(value: Field) -> str:
     return text if _PLAIN.fullmatch(text) else json.dumps(text)
 
 
-class TextFormat(logging.Formatter):
-    """`<N>` is the priority systemd reads from a service's standard error (sd-daemon(3)); without it, a time."""
+_PRIORITY = ((logging.ERROR, "<3>"), (logging.WARNING, "<4>"), (logging.INFO, "<6>"), (0, "<7>"))
 
-    _PRIORITY = ((logging.ERROR, "<3>"), (logging.WARNING, "<4>"), (logging.INFO, "<6>"), (0, "<7>"))
+
+def _priority(record: logging.LogRecord) -> str:
+    """What systemd reads as such in front of a line of a service's standard error (sd-daemon(3))."""
+    return next(prefix for level, prefix in _PRIORITY if record.levelno >= level)
+
+
+class TextFormat(logging.Formatter):
+    """For the journal with the priority in front, which it takes away; else with a time."""
 
     def __init__(self, *, is_journal: bool) -> None:
         super().__init__()
@@ -49,14 +55,18 @@ class TextFormat(logging.Formatter):
         if record.exc_info:
             text += "\n" + self.formatException(record.exc_info)
         if self._is_journal:
-            priority = next(prefix for level, prefix in self._PRIORITY if record.levelno >= level)
+            priority = _priority(record)
             # Each line of a traceback needs the prefix, or the journal files it under another priority.
             return "\n".join(priority + line for line in text.splitlines())
         return f"{_moment(record)} {record.levelname.lower()} {text}"
 
 
 class JsonFormat(logging.Formatter):
-    """One JSON object per line."""
+    """One JSON object per line; for the journal with the priority in front, which it takes away."""
+
+    def __init__(self, *, is_journal: bool = False) -> None:
+        super().__init__()
+        self._is_journal = is_journal
 
     def format(self, record: logging.LogRecord) -> str:
         data: dict[str, Field] = {"time": _moment(record), "level": record.levelname.lower(), "logger": record.name}
@@ -68,7 +78,7 @@ class JsonFormat(logging.Formatter):
             data["message"] = record.getMessage()
         if record.exc_info:
             data["traceback"] = self.formatException(record.exc_info)
-        return json.dumps(data)
+        return (_priority(record) if self._is_journal else "") + json.dumps(data)
 
 
 def _line_of(record: logging.LogRecord) -> Line | None:
@@ -97,7 +107,7 @@ def _is_within(name: str, loggers: tuple[str, ...]) -> bool:
 def configure(level: Literal["debug", "info", "warning"], form: Literal["text", "json"], *, is_journal: bool) -> None:
     """Send everything to standard error. Debug is the protocol without secrets, never a library's own debug."""
     handler = logging.StreamHandler(sys.stderr)
-    handler.setFormatter(JsonFormat() if form == "json" else TextFormat(is_journal=is_journal))
+    handler.setFormatter((JsonFormat if form == "json" else TextFormat)(is_journal=is_journal))
     # On the handler: a logger's own filter does not see what its children log.
     handler.addFilter(_OurOwnOnly())
     root = logging.getLogger()

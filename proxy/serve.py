@@ -13,23 +13,26 @@ import math
 import os
 import signal
 import socket
-import ssl
 from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from functools import partial
 from time import monotonic
 
 from proxy.alerts import Alerts
 from proxy.bus import Bus, Wires
 from proxy.caps import Caps
-from proxy.config import Config, ListenConfig, Tls
+from proxy.census import Census
+from proxy.config import Config, ListenConfig
+from proxy.control import Control
 from proxy.edge import listen
+from proxy.edge.certificates import Certificates
 from proxy.edge.extensions import Extensions
 from proxy.edge.front import House
 from proxy.edge.guests import Guests
 from proxy.edge.imap import ImapFront
 from proxy.edge.smtp import SmtpFront
-from proxy.edge.tls import client_context, server_context, slim_buffers
+from proxy.edge.tls import client_context, slim_buffers
 from proxy.errors import Answer, ConfigError
 from proxy.hooks import Hooks
 from proxy.housekeeping import AuditLog, Housekeeper
@@ -57,7 +60,6 @@ IDLE_SWEEP_S = 5.0
 FIRST_PROBE_S = 3.0  # a silent upstream must not keep the others' clients waiting
 FAREWELL_S = 6.0  # for BYE / 421 to the clients that were not logged in: longer than the fronts wait for one (CLOSE_S)
 CUT_OFF_S = 1.0  # for connections that were aborted to be gone: a turn of the loop or two
-SIGNALS = frozenset({signal.SIGTERM, signal.SIGINT, signal.SIGCHLD})  # blocked until a worker is ready for them
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,6 +70,8 @@ class Post:
     workers: int  # of this node
     sockets: Sequence[socket.socket]  # one for each of the configuration's listeners, in their order
     wires: Wires
+    certificates: Certificates | None = None  # None: they are read by the worker
+    control: socket.socket | None = None  # where the node's commands ask, for the first worker alone
 
     @property
     def is_first(self) -> bool:
@@ -77,14 +81,6 @@ class Post:
     def share_of(self, whole: int) -> int:
         """A worker's part of a bound that is the whole node's, rounded up."""
         return math.ceil(whole / self.workers)
-
-
-@dataclass(frozen=True, slots=True)
-class Strings:
-    """Two pipes between a worker and its supervisor."""
-
-    supervised: int  # to read from: ends when the supervisor is gone
-    ready: int  # to write to: one byte as soon as the worker accepts
 
 
 @dataclass(slots=True)
@@ -97,6 +93,9 @@ class Server:
     acceptors: list[listen.Acceptor]
     journal: Journal
     first_probe: asyncio.Event  # every upstream was asked once for its extensions, or did not answer
+    census: Census
+    ahead: Ahead
+    duties: list[asyncio.Task[None]]  # what one worker of a node does for all
 
     @property
     def addresses(self) -> list[tuple[ListenConfig, tuple[str, int]]]:
@@ -119,6 +118,14 @@ class Server:
             async with asyncio.timeout_at(min(deadline, loop.time() + FAREWELL_S)):
                 await self.house.guests.nobody_waits.wait()
 
+    def leave(self) -> None:
+        """Accept nobody any more, and let all who are here go on. What is done for the whole node is others' now."""
+        for acceptor in self.acceptors:
+            acceptor.stop()
+        for duty in self.duties:
+            duty.cancel()
+        self.ahead.stop_searching()
+
     async def cut_off(self) -> None:
         """End what is left, so that no connection outlives the loop. Without effect after a drain that all heeded."""
         self.house.guests.cut_off_waiting()
@@ -128,51 +135,22 @@ class Server:
                 await self.house.guests.nobody_waits.wait()
 
 
-def preflight(config: Config) -> None:
+def preflight(config: Config) -> Certificates:
     """Find out what would keep every worker from starting, and bring the database up to date.
 
+    returns what the workers need of files, so that a replacement starts whatever has become of them
     raises  OperatorError, StoreUnavailable
     """
     store = Store.open(config.store.url, migrate=config.store.migrate)
     try:
-        _master(config, store)
+        if config.store.migrate and not store.masters():
+            # A credential is shown to the service alone: what `init` does for a key file has to be done here.
+            store.add_master(load_master(config.keys.master.read()).newest_public(datetime.now(UTC)))
+        master_of(config, store)
     finally:
         store.close()
-    _loop_factory(config)
-    _tls_context(config)
-
-
-def work(config: Config, post: Post, strings: Strings) -> int:
-    """Be a worker until SIGTERM, SIGINT, or the end of the supervisor. Raises OperatorError, StoreUnavailable."""
-    store = Store.open(config.store.url, migrate=False)
-    try:
-        master = _master(config, store)
-        with asyncio.Runner(loop_factory=_loop_factory(config)) as runner:
-            runner.run(_run(config, store, master, post, strings))
-    finally:
-        store.close()
-    return 0
-
-
-async def _run(config: Config, store: Store, master: MasterPrivate, post: Post, strings: Strings) -> None:
-    stopped = asyncio.Event()
-    loop = asyncio.get_running_loop()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(number, stopped.set)
-    signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS)
-
-    def orphaned() -> None:
-        loop.remove_reader(strings.supervised)
-        logger.warning("%s", Line("supervisor_gone", worker=post.seat.number))
-        stopped.set()
-
-    loop.add_reader(strings.supervised, orphaned)
-    async with running(config, store, master, post) as server:
-        with contextlib.suppress(BrokenPipeError):  # then `orphaned` is next
-            os.write(strings.ready, b"r")
-        await stopped.wait()
-        await server.drain()
-    loop.remove_reader(strings.supervised)
+    loop_factory(config)
+    return Certificates(config.tls, config.listeners)
 
 
 @contextlib.asynccontextmanager
@@ -275,7 +253,7 @@ async def build(
         login=login,
         registry=registry,
         guests=Guests(connections=post.share_of(limits.connections), waiting_per_address=limits.waiting_per_address),
-        tls_context=_tls_context(config),
+        tls_context=(post.certificates or Certificates(config.tls, config.listeners)).of,
         extensions=extensions.offered,
         learn=extensions.learn,
     )
@@ -289,21 +267,35 @@ async def build(
         ahead.run(),
         alerts.run(),
     ]
-    if post.is_first:
-        tasks.append(Housekeeper(store=store, pool=pool, audit=config.audit).run())
-        tasks.append(AuditLog(store=store, pool=pool, node=seat.node).run())
-        # To the upstreams a node is one address: one worker asks, and the others, started later, read its answers.
-        tasks.append(extensions.probe_all(config))
-    else:
-        extensions.first_round.set()
+    census = Census(store=store, pool=pool)
     for task in tasks:
         await stack.enter_async_context(_task(task))
+    duties = _duties(config, store, pool, post)
+    if post.is_first:
+        # To the upstreams a node is one address: one worker asks, and the others, started later, read its answers.
+        duties += [census.run(), extensions.probe_all(config)]
+    else:
+        extensions.first_round.set()
+    owned = [await stack.enter_async_context(_task(duty)) for duty in duties]
     per_turn = listen.ACCEPTS_PER_TURN if post.workers == 1 else listen.SHARED_ACCEPTS_PER_TURN
     acceptors = [
         listen.Acceptor(house, listener, sock, _front_of(listener), per_turn=per_turn)
         for listener, sock in zip(config.listeners, post.sockets, strict=True)
     ]
-    return Server(config, seat, house, acceptors, journal, extensions.first_round)
+    return Server(config, seat, house, acceptors, journal, extensions.first_round, census, ahead, owned)
+
+
+def _duties(config: Config, store: Store, pool: StorePool, post: Post) -> list[Coroutine[None, None, None]]:
+    """What the first worker does for the whole node."""
+    if not post.is_first:
+        return []
+    duties = [
+        Housekeeper(store=store, pool=pool, audit=config.audit).run(),
+        AuditLog(store=store, pool=pool, node=post.seat.node).run(),
+    ]
+    if post.control is not None:
+        duties.append(Control(post.control, config).run())
+    return duties
 
 
 def hashing_threads(post: Post, cores: int) -> int:
@@ -321,13 +313,7 @@ def _front_of(listener: ListenConfig) -> listen.FrontFactory:
     return lambda visit: SmtpFront(visit, asyncio.get_running_loop())
 
 
-def _tls_context(config: Config) -> Callable[[ListenConfig], ssl.SSLContext | None]:
-    minima = {listener.minimum_tls for listener in config.listeners if listener.tls is not Tls.NONE}
-    contexts = {minimum: server_context(config.tls, minimum) for minimum in minima}
-    return lambda listener: contexts.get(listener.minimum_tls)
-
-
-def _master(config: Config, store: Store) -> MasterPrivate:
+def master_of(config: Config, store: Store) -> MasterPrivate:
     source = config.keys.master
     # `key rotate` changes files; a credential or a variable stays what it was when this process began.
     master = load_master(source.read(), source.read if source.kind == "file" else None)
@@ -347,12 +333,12 @@ async def _sweep(config: Config, registry: Registry) -> None:
 
 
 @contextlib.asynccontextmanager
-async def _task(work: Coroutine[None, None, None]) -> AsyncIterator[None]:
+async def _task(work: Coroutine[None, None, None]) -> AsyncIterator[asyncio.Task[None]]:
     """A task for as long as the house stands. If it crashes the process drains, and ends with what it crashed of."""
     task = asyncio.create_task(work)
     task.add_done_callback(_die_of_a_crash)
     try:
-        yield
+        yield task
     finally:
         task.cancel()
         await asyncio.wait([task])
@@ -366,7 +352,7 @@ def _die_of_a_crash(task: asyncio.Future[None]) -> None:
         os.kill(os.getpid(), signal.SIGTERM)
 
 
-def _loop_factory(config: Config) -> Callable[[], asyncio.AbstractEventLoop] | None:
+def loop_factory(config: Config) -> Callable[[], asyncio.AbstractEventLoop] | None:
     if config.workers.loop == "asyncio":
         return None
     try:

@@ -1,8 +1,12 @@
 """`gatepost serve`: binds the listeners, starts the workers that share them, replaces those that die, and ends them.
 
 The supervisor is one process without threads, event loop or open database, so that it can fork at any time. A worker
-(serve) that dies takes its own sessions along and no others; its number goes to its replacement. When the supervisor
-is gone the workers notice by a pipe, and drain. Another signal to heed is another line in `_on_signal`.
+that dies takes its own sessions along and no others; its number goes to its replacement. When the supervisor is gone
+the workers notice by a pipe, and drain.
+
+A reload (SIGHUP) is a new generation of workers beside the old one: whatever the configuration says takes effect, no
+live session is touched, and what validated is what runs. Only a new certificate
+in the same files needs none: the workers read it themselves.
 """
 
 from __future__ import annotations
@@ -16,24 +20,30 @@ import selectors
 import signal
 import socket
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from time import monotonic
 
-from proxy.bus import Wires, lay
+from proxy import control, vigil
 from proxy.config import Config
-from proxy.edge import listen
+from proxy.config.reader import load
+from proxy.errors import ConfigError, OperatorError, StoreUnavailable
+from proxy.generation import Generation, Phase, Slot
+from proxy.listeners import open_sockets
 from proxy.logs import Line, configure
-from proxy.serve import SIGNALS, Post, Strings, preflight, usable_cores, work
+from proxy.notify import Manager, manager
+from proxy.pulse import READ_BYTES, last_beat
+from proxy.serve import Post, preflight
 from proxy.store.rows import Seat
+from proxy.worker import LEAVE, RENEW, SIGNALS, Strings, work
 
 logger = logging.getLogger("gatepost.workers")
 
-HEAD_START_S = 4.0  # worker 0 asks the upstreams what they offer (3 s at most); the others begin with its answers
-SOON_S = 10.0  # a worker that lived for less is not replaced at once
-PAUSE_S = (0.5, 30.0)  # before its replacement: at first, doubled each time, at last
+TURN_S = 1.0  # between two looks at what tells nothing by itself
+FILES_S = 5.0  # between two looks at the certificate's files; a change counts when the next look finds it again
 FIRST_TRIES = 3  # at the very start: a worker killed so often before it was ready will never be
+MAX_LEAVING = 3  # generations that live for their sessions alone; before a fourth, the oldest drains by its deadline
 MARGIN_S = 10.0  # beyond drain_s, for last words and writes; systemd's TimeoutStopSec is longer than both
 FAILED = 1  # exit status, as for every command that was refused
+HEEDED = frozenset({signal.SIGTERM, signal.SIGINT, signal.SIGCHLD, signal.SIGHUP})
 
 
 def serve(config: Config) -> int:
@@ -41,50 +51,34 @@ def serve(config: Config) -> int:
 
     raises  OperatorError or StoreUnavailable, before anybody is served
     """
-    configure(config.log.level, config.log.format, is_journal="JOURNAL_STREAM" in os.environ)
-    preflight(config)
+    systemd = manager()
+    _log_as(config)
+    certificates = preflight(config)
     with contextlib.ExitStack() as stack:
-        sockets = [stack.enter_context(listen.bind(listener)) for listener in config.listeners]
-        wires = lay(config.workers.count or usable_cores(), stack)
-        return Supervisor(config, sockets, wires).run()
-
-
-@dataclass(slots=True)
-class Slot:
-    """A worker's number, and the process that has it now. Times are monotonic."""
-
-    number: int
-    wires: Wires
-    start_at: float
-    pid: int | None = None
-    ready: int | None = None  # the pipe on which it will tell that it accepts; None once it has, or can't any more
-    is_ready: bool = False
-    started_at: float = 0.0
-    deaths: int = 0  # in a row, each soon after the start
-
-    def pause_s(self, lived_s: float) -> float:
-        """How long its replacement is waited for, after one more death."""
-        first_s, last_s = PAUSE_S
-        self.deaths = self.deaths + 1 if lived_s < SOON_S else 0
-        return min(first_s * 2 ** min(self.deaths - 1, 16), last_s) if self.deaths else 0.0
+        sockets = open_sockets(config.listeners, systemd.passed)
+        for sock in sockets:
+            stack.enter_context(sock)
+        asked = stack.enter_context(control.opened())
+        first = Generation.make(1, config, certificates, sockets=sockets, control=asked)
+        return Supervisor(first, systemd).run()
 
 
 class Supervisor:
     """Starts, replaces and ends the workers of one node. `run` is the whole life of its process."""
 
-    def __init__(self, config: Config, sockets: Sequence[socket.socket], wires: Sequence[Wires]) -> None:
-        """`sockets` are the listeners' in their order, `wires` those of each worker."""
-        self._config = config
-        self._sockets = sockets
-        now = monotonic()
-        self._slots = [
-            Slot(number, own, start_at=now if number == 0 else now + HEAD_START_S) for number, own in enumerate(wires)
-        ]
+    def __init__(self, first: Generation, systemd: Manager) -> None:
+        self._systemd = systemd
+        self._serving = first
+        self._coming: Generation | None = first
+        self._generations = [first]  # all that have a worker, oldest first
+        self._vigil = vigil.Vigil(systemd.watchdog_s)
         self._supervised, self._supervising = os.pipe()  # the second end is closed by our end alone
         self._said, self._say = os.pipe()  # the numbers of signals
         self._selector = selectors.DefaultSelector()
+        self._files_at = 0.0  # the next look at the certificate's files
         self._is_up = False  # all were ready once
-        self._end_at: float | None = None  # when those who still drain are killed
+        self._is_ending = False
+        self._must_reload = False
         self._status = 0
 
     def run(self) -> int:
@@ -92,13 +86,11 @@ class Supervisor:
         self._heed_signals()
         gc.collect()
         gc.freeze()  # what is here now stays shared by all: no collection writes to these pages
-        while self._end_at is None or any(slot.pid for slot in self._slots):
-            if self._end_at is None:
-                self._start_due()
-            elif monotonic() >= self._end_at:
-                self._send(signal.SIGKILL)
+        while not (self._is_ending and not self._generations):
+            self._start_due()
             self._wait()
             self._reap()
+            self._look()
         if self._is_up:
             logger.info("%s", Line("stopped"))
         return self._status
@@ -110,49 +102,69 @@ class Supervisor:
         os.set_blocking(self._say, False)
         # Python runs a handler some time later; the byte wakes the select at once.
         signal.set_wakeup_fd(self._say, warn_on_full_buffer=False)
-        for number in SIGNALS:
+        for number in HEEDED:
             signal.signal(number, lambda *_: None)
         self._selector.register(self._said, selectors.EVENT_READ, self._on_signal)
 
     def _wait(self) -> None:
         """Until a signal, a worker's word, or the next thing to do; and do what is told."""
-        for key, _ in self._selector.select(self._next_s()):
+        due = [
+            slot.start_at
+            for one in self._generations
+            if one.phase is not Phase.LEAVING
+            for slot in one.slots
+            if slot.pid is None
+        ]
+        for key, _ in self._selector.select(max(0.0, min([TURN_S, *(at - monotonic() for at in due)]))):
             key.data()
 
-    def _next_s(self) -> float | None:
-        if self._end_at is not None:
-            return max(0.1, self._end_at - monotonic())
-        due = [slot.start_at for slot in self._slots if slot.pid is None]
-        return max(0.0, min(due) - monotonic()) if due else None
-
     def _on_signal(self) -> None:
-        numbers = os.read(self._said, 512)
-        if {signal.SIGTERM, signal.SIGINT} & set(numbers):
+        numbers = set(os.read(self._said, 512))
+        if {signal.SIGTERM, signal.SIGINT} & numbers:
             self._end()
+        elif signal.SIGHUP in numbers and not self._is_ending:
+            if self._coming is None:
+                self._reload()
+            else:
+                self._must_reload = True  # when the one that is under way has come or failed
+
+    def _look(self) -> None:
+        """What is due once a turn: whom nobody has heard of, who is late, what has changed, what is told."""
+        for one in self._generations:
+            if one.kill_at is not None and monotonic() >= one.kill_at:
+                one.send(signal.SIGKILL)
+        if self._vigil.is_kept(self._generations):
+            self._systemd.alive()
+        if self._is_up and not self._is_ending:
+            if monotonic() >= self._files_at:
+                self._files_at = monotonic() + FILES_S
+                if self._serving.certificates.have_changed():
+                    self._renew_certificates()
+            status = vigil.status(self._generations, self._serving)
+            if self._vigil.is_news(status):
+                self._systemd.status(status)
 
     def _end(self) -> None:
-        """Let all drain. Told again, they do not mind."""
-        for sock in self._sockets:
-            sock.close()  # the workers close theirs: then nobody listens
-        if self._end_at is None:
-            self._end_at = monotonic() + self._config.limits.drain_s + MARGIN_S
-        self._send(signal.SIGTERM)
-
-    def _send(self, number: signal.Signals) -> None:
-        for slot in self._slots:
-            if slot.pid is not None:
-                os.kill(slot.pid, number)  # it is not waited for yet, so the number is still its own
+        """Let all drain."""
+        if not self._is_ending:
+            self._systemd.stopping(f"draining {sum(one.sessions for one in self._generations)} sessions")
+        self._is_ending = True
+        for one in self._generations:
+            for sock in one.sockets:
+                sock.close()  # the workers close theirs: then nobody listens, or systemd alone
+            one.end(MARGIN_S)
 
     # -- workers come ------------------------------------------------------------------------------------------------
 
     def _start_due(self) -> None:
-        for slot in self._slots:
-            if slot.pid is None and slot.start_at <= monotonic():
-                self._start(slot)
+        for one in self._generations:
+            for slot in one.slots:
+                if one.phase is not Phase.LEAVING and slot.pid is None and slot.start_at <= monotonic():
+                    self._start(one, slot)
 
-    def _start(self, slot: Slot) -> None:
+    def _start(self, one: Generation, slot: Slot) -> None:
         """Fork a worker. It gets no signal until its loop can handle it, and it never returns from here."""
-        ready, tell_ready = os.pipe()
+        pulse, tell_pulse = os.pipe()
         signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
         pid: int | None
         try:
@@ -162,90 +174,199 @@ class Supervisor:
             slot.start_at = monotonic() + slot.pause_s(0.0)
             logger.error("%s", Line("worker_not_started", worker=slot.number, error=error.strerror))  # noqa: TRY400
         if pid == 0:
-            os.close(ready)
-            self._forget()
-            raise SystemExit(work(self._config, self._post(slot), Strings(self._supervised, tell_ready)))
+            os.close(pulse)
+            self._forget(one)
+            with one:
+                status = work(one.config, self._post(one, slot), Strings(self._supervised, tell_pulse))
+            raise SystemExit(status)
         signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS)
-        os.close(tell_ready)
+        os.close(tell_pulse)
         if pid is None:
-            os.close(ready)
+            os.close(pulse)
             return
-        slot.pid, slot.ready, slot.is_ready, slot.started_at = pid, ready, False, monotonic()
-        self._selector.register(ready, selectors.EVENT_READ, self._listener_to(slot))
+        slot.began(pid, pulse)
+        self._selector.register(pulse, selectors.EVENT_READ, self._listener_to(one, slot))
 
-    def _forget(self) -> None:
-        """In a new worker: leave what is the supervisor's alone."""
+    def _forget(self, mine: Generation) -> None:
+        """In a new worker: leave what is the supervisor's or other generations' alone."""
         signal.set_wakeup_fd(-1)
-        for number in SIGNALS:
+        for number in HEEDED:
             signal.signal(number, signal.default_int_handler if number == signal.SIGINT else signal.SIG_DFL)
         self._selector.close()
-        for mine in (self._supervising, self._said, self._say, *(slot.ready for slot in self._slots)):
-            if mine is not None:
-                os.close(mine)
+        pulses = (slot.pulse for one in self._generations for slot in one.slots)
+        for descriptor in (self._supervising, self._said, self._say, *pulses):
+            if descriptor is not None:
+                os.close(descriptor)
+        for other in self._generations:
+            if other is not mine:
+                other.close()
+                for sock in other.sockets:
+                    if sock not in mine.sockets:
+                        sock.close()  # else a listener that a reload took away would go on accepting in nobody's name
+        _log_as(mine.config)
 
-    def _post(self, slot: Slot) -> Post:
-        node = self._config.workers.node or socket.gethostname()
+    @staticmethod
+    def _post(one: Generation, slot: Slot) -> Post:
+        node = one.config.workers.node or socket.gethostname()
         seat = Seat(secrets.token_hex(8), node, slot.number)
-        return Post(seat, len(self._slots), self._sockets, slot.wires)
+        asked = one.control if slot.number == 0 else None
+        return Post(seat, len(one.slots), one.sockets, slot.wires, one.certificates, asked)
 
-    def _listener_to(self, slot: Slot) -> Callable[[], None]:
+    def _listener_to(self, one: Generation, slot: Slot) -> Callable[[], None]:
         def hear() -> None:
-            assert slot.ready is not None
-            slot.is_ready = os.read(slot.ready, 1) != b""
-            self._close_ready(slot)
-            if slot.is_ready:  # else it is dead, and will be reaped
-                self._on_ready(slot)
+            assert slot.pulse is not None
+            data = os.read(slot.pulse, READ_BYTES)
+            if not data:  # it is dead, and will be reaped
+                self._close_pulse(slot)
+                return
+            slot.heard_at, slot.beat = monotonic(), last_beat(data) or slot.beat
+            if not slot.is_ready:
+                slot.is_ready = True
+                self._on_ready(one, slot)
 
         return hear
 
-    def _on_ready(self, slot: Slot) -> None:
+    def _on_ready(self, one: Generation, slot: Slot) -> None:
         logger.info("%s", Line("worker_ready", worker=slot.number, pid=slot.pid))
-        if self._is_up or self._end_at is not None:
+        if self._is_ending:
             return
-        for other in self._slots:
-            other.start_at = min(other.start_at, monotonic())  # the head start is over
-        if all(one.is_ready for one in self._slots):
-            self._is_up = True
-            for listener, sock in zip(self._config.listeners, self._sockets, strict=True):
-                host, port = sock.getsockname()[:2]
-                name = f"{listener.protocol}://{f'[{host}]' if ':' in host else host}:{port}"
+        if one.phase is Phase.COMING:
+            one.hurry()
+            if one.is_up:
+                self._take_over(one)
+
+    # -- generations -------------------------------------------------------------------------------------------------
+
+    def _take_over(self, new: Generation) -> None:
+        """All its workers accept: from now on it serves, alone."""
+        new.phase, self._coming = Phase.SERVING, None
+        former, self._serving = self._serving, new
+        for listener, sock in zip(new.config.listeners, new.sockets, strict=True):
+            host, port = sock.getsockname()[:2]
+            name = f"{listener.protocol}://{f'[{host}]' if ':' in host else host}:{port}"
+            if sock not in former.sockets or not self._is_up:
                 logger.info("%s", Line("listening", on=name, tls=listener.tls.value))
+        if former is not new:
+            former.phase = Phase.LEAVING
+            former.send(LEAVE)
+            self._close_unused(former.sockets)
+            _log_as(new.config)
+            logger.info("%s", Line("reloaded", generation=new.number, sessions_before=former.sessions))
+            self._bound_the_past()
+        else:
             logger.info("%s", Line("ready"))
+        self._is_up = True
+        self._done_reloading(vigil.status(self._generations, new))
+
+    def _done_reloading(self, status: str) -> None:
+        self._systemd.ready(status)
+        if self._must_reload:
+            self._must_reload = False
+            self._reload()
+
+    def _close_unused(self, sockets: Sequence[socket.socket]) -> None:
+        passed = [one.sock for one in self._systemd.passed]
+        for sock in sockets:
+            if sock not in self._serving.sockets and sock not in passed:
+                sock.close()
+
+    def _bound_the_past(self) -> None:
+        leaving = [one for one in self._generations if one.phase is Phase.LEAVING and one.kill_at is None]
+        for one in leaving[:-MAX_LEAVING]:
+            logger.warning("%s", Line("generation_drained", generation=one.number, sessions=one.sessions))
+            one.end(MARGIN_S)
+
+    def _reload(self) -> None:
+        """Have the configuration read again, and a generation come that serves by it."""
+        self._systemd.reloading()
+        try:
+            config = load(self._serving.config.path)
+            if config == self._serving.config:
+                self._serving.certificates.renew()
+                self._serving.send(RENEW)
+                logger.info("%s", Line("reloaded", generation=self._serving.number))
+                self._done_reloading(vigil.status(self._generations, self._serving))
+            else:
+                self._coming = self._next(config)
+                self._generations.append(self._coming)
+        except OperatorError as error:
+            self._refuse(error.problem, error.remedy)
+        except StoreUnavailable as error:
+            self._refuse(str(error), error.remedy)
+        except Exception:
+            logger.exception("%s", Line("reload_crashed"))
+            self._refuse("a bug", "see the log, and report it")
+
+    def _next(self, config: Config) -> Generation:
+        certificates = preflight(config)
+        if certificates.digest != self._serving.certificates.digest:
+            certificates.require_unexpired()
+        serving = self._serving
+        former = list(zip(serving.config.listeners, serving.sockets, strict=True))
+        sockets = open_sockets(config.listeners, self._systemd.passed, former)
+        return Generation.make(serving.number + 1, config, certificates, sockets=sockets, control=serving.control)
+
+    def _refuse(self, problem: str, remedy: str) -> None:
+        """One line; the old configuration lives on."""
+        logger.error("%s", Line("reload_refused", error=problem, remedy=remedy))
+        self._done_reloading(f"reload refused: {problem}"[: vigil.MAX_STATUS])
+
+    def _renew_certificates(self) -> None:
+        try:
+            if self._serving.certificates.renew():
+                self._serving.send(RENEW)
+                logger.info("%s", Line("certificate_changed"))
+        except ConfigError as error:
+            logger.error("%s", Line("certificate_refused", error=error.problem, remedy=error.remedy))  # noqa: TRY400
 
     # -- workers go --------------------------------------------------------------------------------------------------
 
     def _reap(self) -> None:
-        for slot in self._slots:
-            if slot.pid is None:
-                continue
-            pid, wait_status = os.waitpid(slot.pid, os.WNOHANG)
-            if pid:
-                self._on_death(slot, os.waitstatus_to_exitcode(wait_status))
+        for one in tuple(self._generations):
+            for slot in one.living():
+                assert slot.pid is not None
+                pid, wait_status = os.waitpid(slot.pid, os.WNOHANG)
+                if pid:
+                    self._on_death(one, slot, os.waitstatus_to_exitcode(wait_status))
+            if one.phase is Phase.LEAVING and not any(one.living()):
+                one.close()
+                self._generations.remove(one)
 
-    def _on_death(self, slot: Slot, status: int) -> None:
+    def _on_death(self, one: Generation, slot: Slot, status: int) -> None:
         """`status` is negative for the number of a signal."""
-        was_ready, slot.is_ready = slot.is_ready, False
-        if slot.ready is not None:
-            self._close_ready(slot)
+        was_ready = slot.is_ready
         line = Line("worker_died", worker=slot.number, pid=slot.pid, status=status)
-        slot.pid = None
-        if self._end_at is not None:
-            self._status = max(self._status, status if status >= 0 else 128 - status)
+        if slot.pulse is not None:
+            self._close_pulse(slot)
+        slot.ended()
+        if one.phase is Phase.LEAVING:
+            if self._is_ending:
+                self._status = max(self._status, status if status >= 0 else 128 - status)
             if status:
                 logger.error("%s", line)
             return
         slot.start_at = monotonic() + slot.pause_s(monotonic() - slot.started_at)
         logger.log(logging.ERROR if status else logging.WARNING, "%s", line)
-        if not self._is_up and not was_ready and (status > 0 or slot.deaths >= FIRST_TRIES):
-            self._give_up()
+        if one.phase is Phase.COMING and not was_ready and (status > 0 or slot.deaths >= FIRST_TRIES):
+            self._give_up(one)
 
-    def _give_up(self) -> None:
+    def _give_up(self, one: Generation) -> None:
         """What keeps a worker from its very first start was told by it, and keeps the next one as well."""
-        self._status = FAILED
-        self._end()
+        self._coming = None
+        if not self._is_up:
+            self._status = FAILED
+            self._end()
+            return
+        one.end(MARGIN_S)
+        self._close_unused(one.sockets)
+        self._refuse("the new configuration's workers do not start", "see what they logged")
 
-    def _close_ready(self, slot: Slot) -> None:
-        assert slot.ready is not None
-        self._selector.unregister(slot.ready)
-        os.close(slot.ready)
-        slot.ready = None
+    def _close_pulse(self, slot: Slot) -> None:
+        assert slot.pulse is not None
+        self._selector.unregister(slot.pulse)
+        os.close(slot.pulse)
+        slot.pulse = None
+
+
+def _log_as(config: Config) -> None:
+    configure(config.log.level, config.log.format, is_journal="JOURNAL_STREAM" in os.environ)

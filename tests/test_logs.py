@@ -98,6 +98,14 @@ def test_the_journal_files_every_line_of_a_traceback_under_its_priority(stderr: 
         assert stderr.getvalue().splitlines()[-1].startswith(prefix)
 
 
+def test_the_journal_files_json_under_its_priority_too(stderr: Stderr) -> None:
+    configure("info", "json", is_journal=True)
+    logging.getLogger("gatepost").error("%s", Line("broken"))
+    line = stderr.getvalue()
+    assert line.startswith("<3>{")
+    assert json.loads(line[3:])["event"] == "broken"
+
+
 @pytest.mark.parametrize("name", [*TALKATIVE, "aioimaplib.aioimaplib", "httpcore2.http11", "sqlalchemy.engine.Engine"])
 def test_no_library_s_debug_gets_out_whatever_its_level(stderr: Stderr, name: str) -> None:
     configure("debug", "text", is_journal=False)

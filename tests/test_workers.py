@@ -7,9 +7,9 @@ from contextlib import ExitStack
 import pytest
 
 from proxy.bus import lay
+from proxy.generation import PAUSE_S, SOON_S, Slot
 from proxy.serve import Post, hashing_threads
 from proxy.store.rows import Seat
-from proxy.workers import PAUSE_S, SOON_S, Slot
 
 
 def post(workers: int) -> Post:

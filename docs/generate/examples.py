@@ -24,7 +24,8 @@ EXAMPLES: dict[str, tuple[str, ...]] = {
         "gatepost account alias ann@example.com add scanner2",
         "gatepost account alias ann@example.com remove scanner2",
     ),
-    "account grant": ("gatepost account grant ann@example.com bea@example.com",),
+    "account grant": ("gatepost account grant team@example.com --to ann@example.com",),
+    "account revoke-grant": ("gatepost account revoke-grant team@example.com --from ann@example.com",),
     "create": (
         'gatepost create ann@example.com --name "Scanner, 2nd floor" --protocol smtp --from 192.0.2.0/24 --expires 90d',
     ),

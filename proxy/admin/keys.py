@@ -1,5 +1,9 @@
 """`gatepost key rotate`: a new master key, and everything under the old one wrapped anew, beside running servers.
 
+A key that is a systemd credential is changed by root on the host: first the credential gets a new key in front of the
+old (`key new`) and the service is restarted, then the service, which alone reads it, wraps anew (rotate_held), then
+root takes the old one out. The same order, and as safe at every step.
+
 The order is the safety: the file has the new key before the store names it, the store names it before anything is
 under it, and the old one goes only when nothing is. So every server can open everything at every moment (it reads the
 file again when it meets a key id it doesn't know), and a rotation that was killed anywhere is finished by the next.
@@ -7,10 +11,10 @@ file again when it meets a key id it doesn't know), and a rotation that was kill
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TextIO
 
 from proxy.admin.desk import Desk
 from proxy.errors import ConfigError, OperatorError, StoreError
@@ -28,7 +32,7 @@ class Rotated:
     """What was done. `has_resumed`: an earlier rotation was finished, and `master` is the key that it had made."""
 
     master: str
-    path: Path
+    path: Path | None  # None: a credential
     has_resumed: bool
     secrets: int  # wrapped anew by this run
     app_keys: int
@@ -62,22 +66,70 @@ def rotate(desk: Desk, *, page: int = PAGE) -> Rotated:
         ) from None
 
 
+def hand_over_new(stream: TextIO) -> None:
+    """Write a new master key, a line for the front of a credential's text, to a pipe or file. Raises OperatorError."""
+    from proxy.vault.files import hand_over  # noqa: PLC0415 - with the others
+    from proxy.vault.sealing import generate_master  # noqa: PLC0415 - cryptography
+
+    try:
+        hand_over(generate_master()[0], stream)
+    except ValueError:
+        raise OperatorError(
+            "a master key is not for a terminal", "let systemd-creds read it from a pipe: docs/operations.md"
+        ) from None
+    except OSError as error:
+        raise OperatorError(f"the key could not be written: {error.strerror}", "look at where stdout goes") from None
+
+
+def rotate_held(desk: Desk, *, page: int = PAGE) -> Rotated:
+    """Let go of the former key of a credential that has a new one in front already; for the service itself.
+
+    raises  OperatorError: there is no new key in it, or something stored can't be opened (then both keys stay)
+    """
+    from proxy.vault.sealing import load_master  # noqa: PLC0415 - cryptography
+
+    source = desk.config.keys.master
+    held = load_master(source.read())
+    known = _known(desk, held, str(source))
+    newest = known[0]
+    if len(known) == 1 and held.key_ids[0] == newest.key_id:
+        raise OperatorError(
+            f"{source} has no new key in front of the one in use",
+            "put one there first (gatepost key new), restart the service, and run this again: docs/operations.md",
+        )
+    return _let_go(desk, held, known, page)
+
+
+def _known(desk: Desk, held: MasterPrivate, name: str) -> list[MasterKey]:
+    known = desk.store.masters()
+    if not known:
+        raise StoreError("the store knows no master key", "run gatepost db upgrade first")
+    if known[0].key_id not in held.key_ids:
+        raise ConfigError(f"{name} is not the master key of this store", "restore the key that belongs to the database")
+    return known
+
+
 def _rotate(desk: Desk, path: Path, page: int) -> Rotated:
     from proxy.vault.files import replace_private  # noqa: PLC0415 - cryptography
     from proxy.vault.sealing import generate_master, load_master  # noqa: PLC0415 - cryptography
 
     held = load_master(desk.config.keys.master.read())
-    known = desk.store.masters()
-    if not known:
-        raise StoreError("the store knows no master key", "run gatepost db upgrade first")
-    if known[0].key_id not in held.key_ids:
-        raise ConfigError(f"{path} is not the master key of this store", "restore the key that belongs to the database")
+    known = _known(desk, held, str(path))
     newest = known[0]
     has_resumed = len(known) > 1 or held.key_ids[0] != newest.key_id
     if not has_resumed:
         text, _ = generate_master()
         held = held.with_newest(text)
         replace_private(path, held.text())
+    done = _let_go(desk, held, known, page)
+    _require_on_disk(desk, done.master)
+    replace_private(path, held.text(done.master))
+    return replace(done, path=path, has_resumed=has_resumed)
+
+
+def _let_go(desk: Desk, held: MasterPrivate, known: list[MasterKey], page: int) -> Rotated:
+    """Have the store name the first key that is held, wrap all anew to it, and drop the others from the store."""
+    newest = known[0]
     if held.key_ids[0] not in {one.key_id for one in known}:
         newest = _introduce(desk, held, newest.created)
     former = tuple(one.key_id for one in known if one.key_id != newest.key_id)
@@ -85,9 +137,7 @@ def _rotate(desk: Desk, path: Path, page: int) -> Rotated:
     for key_id in former:
         moved = _clear_out(desk, held, key_id, newest, page)
         secrets, app_keys = secrets + moved[0], app_keys + moved[1]
-    _require_on_disk(desk, newest.key_id)
-    replace_private(path, held.text(newest.key_id))
-    return Rotated(newest.key_id, path, has_resumed, secrets, app_keys, former)
+    return Rotated(newest.key_id, None, True, secrets, app_keys, former)
 
 
 def _introduce(desk: Desk, held: MasterPrivate, after: datetime) -> MasterKey:

@@ -276,15 +276,25 @@ def _watching_verbs(verbs: _Verbs) -> None:
 
 
 def _key_verbs(verbs: _Verbs) -> None:
+    below = _group(verbs, "key", "look after the master key")
     _verb(
-        _group(verbs, "key", "look after the master key"),
+        below,
         "rotate",
         "key",
         "make a new master key and re-wrap every sealed secret under it",
         details=(
             "Make a new master key, re-wrap every sealed secret under it, and drop the old one from the file and the "
-            "database. Servers keep running. If it was interrupted, run it again: it goes on where it was."
+            "database. Servers keep running. If it was interrupted, run it again: it goes on where it was. A key that "
+            "is a systemd credential gets its new one by key new first; then the running service is asked to do this."
         ),
+    )
+    _verb(
+        below,
+        "new",
+        "key",
+        "write a new master key to a pipe, for a systemd credential",
+        details="Write a new master key to standard output, which must not be a terminal. Changes nothing else.",
+        has_json=False,
     )
 
 

@@ -11,7 +11,6 @@ from proxy.admin.finding import Finding
 from proxy.cli.output import Json, complain, document, plain, say, table
 from proxy.cli.person import who
 from proxy.config.reader import load
-from proxy.errors import OperatorError, StoreUnavailable
 
 
 def run(arguments: argparse.Namespace, config: Path) -> int:
@@ -57,36 +56,20 @@ def _serve(arguments: argparse.Namespace, config: Path) -> int:
 
 
 def _check(arguments: argparse.Namespace, config: Path) -> int:
-    import asyncio  # noqa: PLC0415 - for the upstreams only
-    import logging  # noqa: PLC0415 - with it
+    import logging  # noqa: PLC0415 - for the probes only
 
-    from proxy.admin import examine  # noqa: PLC0415 - only here
-    from proxy.doctor import check_login, check_upstreams  # noqa: PLC0415 - the whole server
+    from proxy.admin import service  # noqa: PLC0415 - only here
+    from proxy.doctor import check  # noqa: PLC0415 - the whole server
 
     loaded = load(config)
     if not logging.getLogger().handlers:
         # Probes warn in the server's log; here the report says it, and stderr has one line.
         logging.getLogger().addHandler(logging.NullHandler())
-    findings = examine.local(loaded, datetime.now(UTC))
-    is_sound = all(finding.ok for finding in findings)
-    findings += _asked("upstreams", lambda: asyncio.run(check_upstreams(loaded)))
-    if arguments.login is not None:
-        name = f"login {arguments.login}"
-        if is_sound:
-            findings += _asked(name, lambda: asyncio.run(check_login(loaded, arguments.login, who())))
-        else:
-            findings.append(Finding(name, ok=False, detail="not tried", remedy="first mend what failed above"))
+    if service.must_ask(loaded):
+        findings = service.check(loaded, arguments.login, who())
+    else:
+        findings = check(loaded, arguments.login, who())
     return report(findings, as_json=arguments.json)
-
-
-def _asked(name: str, ask: Callable[[], list[Finding]]) -> list[Finding]:
-    """What a probe found; a set-up that it can't even start from is a finding too, so that the rest is reported."""
-    try:
-        return ask()
-    except OperatorError as error:
-        return [Finding(name, ok=False, detail=error.problem, remedy=error.remedy)]
-    except StoreUnavailable as error:
-        return [Finding(name, ok=False, detail=str(error), remedy=error.remedy)]
 
 
 def report(findings: Sequence[Finding], *, as_json: bool) -> int:

@@ -61,7 +61,8 @@ def bind(listener: ListenConfig) -> socket.socket:
         sock.close()
         remedy = {
             errno.EADDRINUSE: "stop what listens there, or choose another port",
-            errno.EACCES: "ports below 1024 need CAP_NET_BIND_SERVICE, or choose another port",
+            errno.EACCES: "let systemd open ports below 1024 (systemctl enable --now gatepost-imaps.socket ...), "
+            "or give the service CAP_NET_BIND_SERVICE",
             errno.EADDRNOTAVAIL: "use an address of this machine",
         }.get(error.errno or 0, "correct the address")
         raise ConfigError(f"cannot listen on {listener.name}: {error.strerror}", remedy) from None

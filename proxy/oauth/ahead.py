@@ -66,6 +66,10 @@ class Ahead:
         self._idle_sweep_at = 0.0
         self._gate = asyncio.Semaphore(AT_ONCE)
 
+    def stop_searching(self) -> None:
+        """From now on renew only what is in use here."""
+        self._is_searching = False
+
     async def run(self) -> None:
         """Renew until cancelled."""
         pause_s = random.uniform(*SOON_S)  # noqa: S311 - jitter, not a secret

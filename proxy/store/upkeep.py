@@ -52,6 +52,13 @@ class Upkeep:
         with self._database.read() as connection:
             return idle_accounts(connection, before, limit)
 
+    def census(self) -> tuple[int, int]:
+        """How many accounts there are, and how many of them need their owner's consent."""
+        needy = func.count().filter(account.c.token_state == TokenState.NEEDS_CONSENT)
+        with self._database.read() as connection:
+            accounts, needs_consent = connection.execute(select(func.count(), needy).select_from(account)).one()
+            return int(accounts), int(needs_consent)
+
     def accounts_to_tell_of(self) -> list[tuple[Account, Told | None]]:
         """Accounts in trouble and those that people believe to be, each with what they were told."""
         with self._database.read() as connection:

@@ -8,6 +8,7 @@ import os
 import stat
 from collections.abc import Iterator
 from pathlib import Path
+from typing import TextIO
 
 from proxy.secret import Secret
 
@@ -51,6 +52,14 @@ def _write(path: Path, secret: Secret, mode: int, owner: tuple[int, int] | None 
         file.write(secret.reveal().rstrip("\n").encode() + b"\n")
         file.flush()
         os.fsync(file.fileno())
+
+
+def hand_over(secret: Secret, stream: TextIO) -> None:
+    """Write it to a pipe or file. Raises OSError, or ValueError for a terminal, in whose history it would stay."""
+    if stream.isatty():
+        raise ValueError("a terminal")
+    stream.write(secret.reveal() + "\n")
+    stream.flush()
 
 
 @contextlib.contextmanager

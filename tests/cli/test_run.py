@@ -27,6 +27,7 @@ VERBS = (
     ("account", "enable"),
     ("account", "alias"),
     ("create",),
+    ("key", "new"),
     ("key", "rotate"),
     ("list",),
     ("show",),
@@ -50,7 +51,7 @@ def test_every_verb_has_help_that_names_the_configuration(verb, capsys):
     assert "--config FILE" in out
 
 
-@pytest.mark.parametrize("verb", [verb for verb in VERBS if verb not in (("serve",), ("completion",))])
+@pytest.mark.parametrize("verb", [verb for verb in VERBS if verb not in (("serve",), ("completion",), ("key", "new"))])
 def test_every_verb_that_answers_takes_json(verb, capsys):
     assert main([*verb, "--help"]) == 0
     assert "--json" in capsys.readouterr().out

@@ -218,11 +218,11 @@ def test_a_replacement_that_cannot_start_is_no_fork_storm_and_the_others_live_on
 ) -> None:
     with served(house, certificates):
         sessions = sessions_on_both(house)
-        key = house.directory / "key.pem"
+        key = house.directory / "master.key"
         kept = key.read_bytes()
         key.unlink()
         os.kill(house.workers()[1], signal.SIGKILL)
-        house.await_log(r"gatepost: cannot read .*key\.pem")
+        house.await_log(r"gatepost: cannot read .*master\.key")
         begin = time.monotonic()
         until(lambda: house.log().count("event=worker_died worker=1") >= 4, "it was tried again")
         # 0.5, 1 and 2 s lie between four deaths.
@@ -232,6 +232,19 @@ def test_a_replacement_that_cannot_start_is_no_fork_storm_and_the_others_live_on
         ready = house.log().count("event=worker_ready worker=1")
         until(lambda: house.log().count("event=worker_ready worker=1") > ready, "it can start again")
         for session in sessions.values():
+            session.close()
+        assert house.stop() == 0
+
+
+def test_a_replacement_needs_no_certificate_file(house: House, certificates: Certificates) -> None:
+    with served(house, certificates):
+        (house.directory / "key.pem").unlink()
+        (house.directory / "cert.pem").rename(house.directory / "kept.pem")
+        before = house.workers()[1]
+        os.kill(before, signal.SIGKILL)
+        until(lambda: house.workers()[1] != before, "it was replaced")
+        (house.directory / "kept.pem").rename(house.directory / "cert.pem")
+        for session in sessions_on_both(house).values():
             session.close()
         assert house.stop() == 0
 
