@@ -9,7 +9,7 @@ export VENV
 # ONCE=1 lets the demo end by itself; otherwise it keeps running for the reader's own mail client.
 ONCE ?=
 
-.PHONY: help demo test check lint format types docs dist lab lab-servers lock clean bench-revocation
+.PHONY: help demo test check lint format types docs dist deb lab lab-servers bench bench-short bench-peers lock clean bench-revocation
 
 help:  ## show this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 14
@@ -42,11 +42,25 @@ docs: $(VENV)/.installed  ## the pages and manual pages that are made from the c
 dist: $(VENV)/.installed docs  ## wheel and source archive, into dist/; the same bytes for the same commit
 	SOURCE_DATE_EPOCH=$${SOURCE_DATE_EPOCH:-$$(git log -1 --format=%ct 2>/dev/null || echo 1)} $(BIN)/python -m hatchling build
 
+deb: $(VENV)/.installed  ## a package for this release of Debian or Ubuntu, into dist/
+	$(BIN)/python -m hatchling build -t wheel -d dist/deb
+	config/debian/build.sh dist/deb/*.whl dist
+	rm -rf dist/deb
+
 lab: $(VENV)/.installed  ## install the upstream servers, legacy clients and database that the tests run
 	tests/lab/install.sh
 
 lab-servers: $(VENV)/.installed
 	tests/lab/install.sh servers
+
+bench: bench-peers  ## measure against nginx, Dovecot and email-oauth2-proxy: about an hour; writes bench/RESULTS.md
+	$(BIN)/python -m bench $(ARGS)
+
+bench-short: bench-peers  ## the same in minutes, to judge a change by
+	$(BIN)/python -m bench --short $(ARGS)
+
+bench-peers: $(VENV)/.installed lab-servers
+	bench/install.sh
 
 $(VENV)/.installed: requirements.lock pyproject.toml tests/venv.sh
 	PYTHON=$(PYTHON) tests/venv.sh $(VENV)
@@ -57,4 +71,4 @@ lock:  ## resolve requirements.lock anew: hashes, no URLs
 		--no-emit-index-url --no-emit-find-links --no-header --quiet --upgrade --output-file requirements.lock
 
 clean:  ## remove what the commands above made here
-	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis dist tests/lab/idp/node_modules
+	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis dist tests/lab/idp/node_modules bench/.peers

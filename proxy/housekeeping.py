@@ -5,8 +5,10 @@ from __future__ import annotations
 import asyncio
 import logging
 import random
+from collections import deque
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
+from time import monotonic
 
 from proxy.config import AuditConfig
 from proxy.errors import StoreUnavailable
@@ -21,7 +23,7 @@ TIDY_S = (45.0, 75.0)  # drawn, so that nodes come apart
 BATCHES_PER_ROUND = 20  # of 1,000 rows; what is left waits for the next round
 DEADLINE_S = 10.0  # of one batch: nobody waits for it
 LOOK_S = 2.0  # how late a command's entry comes into the log
-OVERLAP = timedelta(seconds=60)  # entries may become visible in another order than that of their times
+OVERLAP_S = 60.0  # entries may become visible in another order than that of their ids: transactions last a while
 
 
 class Housekeeper:
@@ -62,13 +64,17 @@ class AuditLog:
         store: Store,
         pool: StorePool,
         node: str,
+        clock: Callable[[], float] = monotonic,
         now: Callable[[], datetime] = lambda: datetime.now(UTC),
     ) -> None:
+        """`now` says where the log begins; a clock that is put forward or back later does not matter (outcomes E55)."""
         self._store = store
         self._pool = pool
         self._node = node
-        self._start = self._since = now()
-        self._logged: dict[int, datetime] = {}  # ids of those within the overlap
+        self._start = now()
+        self._clock = clock
+        self._marks: deque[tuple[float, int]] = deque()  # when looked, and the newest id there was
+        self._logged: set[int] = set()  # ids behind the oldest mark
 
     async def run(self) -> None:
         while True:
@@ -80,15 +86,22 @@ class AuditLog:
 
     async def look(self) -> None:
         """Log what is new. Raises StoreUnavailable."""
-        found = await self._pool.run(self._store.trail.deeds_on, self._node, self._since - OVERLAP)
-        for entry in found:
-            if entry.id not in self._logged and entry.at >= self._start:
-                logger.info("%s", _line(entry))
-            self._logged[entry.id] = entry.at
-        if found:
-            self._since = max(self._since, *(entry.at for entry in found))
-        before = self._since - OVERLAP
-        self._logged = {id_: at for id_, at in self._logged.items() if at >= before}
+        run, trail = self._pool.run, self._store.trail
+        if not self._marks:
+            self._marks.append((self._clock(), await run(trail.last_id_before, self._start)))
+        newest = self._clock(), await run(trail.last_id)
+        after, found = self._marks[0][1], set[int]()
+        while page := await run(trail.deeds_on, self._node, after):
+            for entry in page:
+                if entry.id not in self._logged:
+                    self._logged.add(entry.id)
+                    logger.info("%s", _line(entry))
+                found.add(entry.id)
+            after = page[-1].id
+        self._logged = found
+        self._marks.append(newest)
+        while len(self._marks) > 1 and self._marks[1][0] <= newest[0] - OVERLAP_S:
+            self._marks.popleft()
 
 
 def _line(entry: Entry) -> Line:

@@ -8,8 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Iterable
-from time import monotonic
+from collections.abc import Callable, Iterable
 
 from proxy.errors import StoreUnavailable
 from proxy.logs import Line
@@ -21,18 +20,24 @@ from proxy.store.store import Store
 logger = logging.getLogger("gatepost.sessions")
 
 INTERVAL_S = 1.0  # between two batches
+DOUBT_S = 30.0  # how late a call can be that had no answer: far longer than a lock or a statement may take
 RENEW_S = 5.0  # the lease, if nothing changed: a third of store.roster.LEASE
 
 
 class Publisher:
     """Keeps the store's list of this worker's sessions. One per worker, its run() a task of serve."""
 
-    def __init__(self, *, seat: Seat, registry: Registry, store: Store, pool: StorePool) -> None:
+    def __init__(
+        self, *, seat: Seat, registry: Registry, store: Store, pool: StorePool, clock: Callable[[], float]
+    ) -> None:
+        """`clock` gives monotonic seconds."""
         self._seat = seat
         self._registry = registry
         self._roster = store.roster
         self._pool = pool
+        self._clock = clock
         self._published: set[str] = set()
+        self._doubtful: dict[str, float] = {}  # told by a call without an answer: until when it may still be written
         self._renew_at = 0.0
 
     async def run(self) -> None:
@@ -46,19 +51,28 @@ class Publisher:
 
     async def publish(self) -> None:
         """Tell what has changed, or renew the lease if that is due. Raises StoreUnavailable."""
+        now = self._clock()
         sessions = {session.id: session for session in self._registry}
         started, ended = sessions.keys() - self._published, self._published - sessions.keys()
-        if not (started or ended) and monotonic() < self._renew_at:
+        if not (started or ended) and now < self._renew_at:
             return
-        is_known = await self._publish((sessions[one] for one in started), ended)
+        is_known = await self._publish((sessions[one] for one in started), ended | self._doubtful.keys() - sessions)
         if not is_known:
             await self._publish(sessions.values(), ())
         self._published = set(sessions)
-        self._renew_at = monotonic() + RENEW_S
+        self._doubtful = {one: until for one, until in self._doubtful.items() if until > now}
+        self._renew_at = now + RENEW_S
 
     async def _publish(self, started: Iterable[Session], ended: Iterable[str]) -> bool:
         rows = [_row(session) for session in started]
-        return await self._pool.run(self._roster.publish, self._seat, rows, tuple(ended))
+        try:
+            return await self._pool.run(self._roster.publish, self._seat, rows, tuple(ended))
+        except BaseException:
+            # A deadline ends the waiting, not the writing: what has ended meanwhile would be listed, and counted by
+            # the caps, for as long as this worker lives.
+            until = self._clock() + DOUBT_S
+            self._doubtful |= {row.id: until for row in rows}
+            raise
 
     async def retire(self) -> None:
         """The sessions have ended. A store that is down forgets them by itself."""

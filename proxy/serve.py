@@ -197,12 +197,14 @@ async def build(
     alerts = Alerts(store=store, pool=pool, deliver=Hooks(config.alerts).deliver, node=seat.node)
     broker = TokenBroker(store=store, pool=pool, master=master, client=token_client, clock=monotonic, ear=alerts)
     stack.push_async_callback(broker.close)
+    cache = VerifyCache(ttl_s=limits.verify_cache_s, clock=monotonic)
     registry = Registry(
         read_revision=lambda: pool.run(store.revision),
         read_standings=lambda secret_ids: pool.run(store.standings, secret_ids),
         read_kicked=lambda: pool.run(store.roster.kicked, seat),
+        memory=cache,
     )
-    publisher = Publisher(seat=seat, registry=registry, store=store, pool=pool)
+    publisher = Publisher(seat=seat, registry=registry, store=store, pool=pool, clock=monotonic)
     stack.push_async_callback(publisher.retire)
     ahead = Ahead(
         broker=broker,
@@ -228,7 +230,7 @@ async def build(
         store=store,
         pool=pool,
         hashes=hashes,
-        cache=VerifyCache(ttl_s=limits.verify_cache_s, clock=monotonic),
+        cache=cache,
         throttle=throttle,
         fingerprints=Fingerprints(post.wires.key),
         broker=broker,

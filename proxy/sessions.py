@@ -22,6 +22,7 @@ from proxy.store.rows import AccountState, CredentialState, Standing
 logger = logging.getLogger("gatepost.sessions")
 
 WATCH_INTERVAL_S = 0.25  # revocation must be felt within a second
+RECONSIDER_INTERVAL_S = 1.0  # for what is remembered: it decides only when the store is down
 EXPIRY_INTERVAL_S = 15.0  # expiry within 30 s
 QUIET_S = 2.0  # a draining session without a byte for so long is between two commands, not amid one
 
@@ -45,6 +46,14 @@ class Relay(Protocol):
     def last_byte_at(self) -> float: ...
 
     def end(self, why: End) -> None: ...
+
+
+class Memory(Protocol):
+    """What is remembered of logins for as long as the store is down (vault/cache)."""
+
+    def secret_ids(self) -> Collection[int]: ...
+
+    def reconsider(self, standings: Mapping[int, Standing], revision: int) -> None: ...
 
 
 @dataclass(slots=True, eq=False)
@@ -88,6 +97,7 @@ class Registry:
         read_revision: Callable[[], Awaitable[int]],
         read_standings: Callable[[list[int]], Awaitable[Mapping[int, Standing]]],
         read_kicked: Callable[[], Awaitable[Collection[str]]],
+        memory: Memory | None = None,
         watch_interval_s: float = WATCH_INTERVAL_S,
     ) -> None:
         """The functions read the store; each raises StoreUnavailable.
@@ -98,6 +108,8 @@ class Registry:
         self._read_revision = read_revision
         self._read_standings = read_standings
         self._read_kicked = read_kicked
+        self._memory = memory
+        self._reconsidered_revision = -1
         self._watch_interval_s = watch_interval_s
         self._sessions: dict[str, Session] = {}
         self._checked_revision = -1
@@ -132,6 +144,7 @@ class Registry:
         """Run until cancelled: end what is no longer allowed. A store that is down ends nothing."""
         loop = asyncio.get_running_loop()
         next_expiry = loop.time() + EXPIRY_INTERVAL_S
+        next_reconsidering = 0.0
         is_store_down = False
         while True:
             with contextlib.suppress(TimeoutError):
@@ -147,6 +160,9 @@ class Registry:
                     await self._compare()
                     if is_expiry_due:
                         next_expiry = loop.time() + EXPIRY_INTERVAL_S
+                if revision != self._reconsidered_revision and loop.time() >= next_reconsidering:
+                    next_reconsidering = loop.time() + RECONSIDER_INTERVAL_S
+                    await self._reconsider(revision)
             except StoreUnavailable as error:
                 if not is_store_down:
                     logger.warning("%s", Line("store_down", error=str(error)))
@@ -168,6 +184,13 @@ class Registry:
                 session.end(End.REVOKED)
             elif session.id in kicked:
                 session.end(End.KICKED)
+
+    async def _reconsider(self, revision: int) -> None:
+        if self._memory is not None:
+            secret_ids = self._memory.secret_ids()
+            standings = await self._read_standings(sorted(secret_ids)) if secret_ids else {}
+            self._memory.reconsider(standings, revision)
+        self._reconsidered_revision = revision
 
     async def drain(self, deadline: float) -> None:
         """End sessions as they fall quiet, the rest at `deadline` (loop time); returns when all are gone."""

@@ -164,15 +164,18 @@ class Supervisor:
 
     def _start(self, one: Generation, slot: Slot) -> None:
         """Fork a worker. It gets no signal until its loop can handle it, and it never returns from here."""
-        pulse, tell_pulse = os.pipe()
+        try:
+            pulse, tell_pulse = os.pipe()
+        except OSError as error:
+            self._put_off(slot, error)
+            return
         signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
         pid: int | None
         try:
             pid = os.fork()
-        except OSError as error:  # no memory, or too many processes: those who serve go on
+        except OSError as error:
             pid = None
-            slot.start_at = monotonic() + slot.pause_s(0.0)
-            logger.error("%s", Line("worker_not_started", worker=slot.number, error=error.strerror))  # noqa: TRY400
+            self._put_off(slot, error)
         if pid == 0:
             os.close(pulse)
             self._forget(one)
@@ -186,6 +189,12 @@ class Supervisor:
             return
         slot.began(pid, pulse)
         self._selector.register(pulse, selectors.EVENT_READ, self._listener_to(one, slot))
+
+    @staticmethod
+    def _put_off(slot: Slot, error: OSError) -> None:
+        """No memory, too many processes or open files: those who serve go on."""
+        slot.start_at = monotonic() + slot.pause_s(0.0)
+        logger.error("%s", Line("worker_not_started", worker=slot.number, error=error.strerror))
 
     def _forget(self, mine: Generation) -> None:
         """In a new worker: leave what is the supervisor's or other generations' alone."""

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import logging
+from datetime import UTC, datetime
 
 import pytest
 
 from proxy.errors import Answer, Refusal, Refused
+from proxy.store.rows import Account, AccountState, Credential, NewSecret
 from proxy.vault.hashing import Hasher, Lane
-from tests.service.house import CHEAP, HOME, House, LogBook, wrong_password
+from tests.service.house import CHEAP, HOME, House, LogBook, until, wrong_password
 
 pytest_plugins = ("tests.service.plugin",)
 AWAY = "203.0.113.7"
@@ -89,6 +92,35 @@ async def test_a_password_verified_lately_bridges_the_store_until_its_time_is_ov
     house.clock.pass_s(1.5)
     assert await refusal_of(house, "ann@x.test", password) is Refusal.STORE_DOWN
     assert house.hasher.verifies == 1
+
+
+async def changed(house: House, ann: Account, credential: Credential, how: str) -> None:
+    match how:
+        case "revoked":
+            house.store.revoke([credential.public_id])
+        case "disabled":
+            house.store.set_account_state(ann.id, AccountState.DISABLED)
+        case "removed":
+            house.store.remove_account(ann.id)
+        case "rotated":
+            house.store.rotate(credential.public_id, NewSecret("t001", "$argon2id$new"), datetime.now(UTC))
+
+
+@pytest.mark.parametrize("how", ["revoked", "disabled", "removed", "rotated"])
+async def test_what_was_revoked_before_the_store_went_away_stays_so(house: House, how: str) -> None:
+    ann = house.account()
+    password, credential = house.app_password(ann)
+    other, _ = house.app_password(house.account("bob@x.test"))
+    await house.enter("ann@x.test", password)
+    await house.enter("bob@x.test", other)
+    await changed(house, ann, credential, how)
+    watcher = asyncio.create_task(house.registry.watch())
+    await until(lambda: house.registry._reconsidered_revision == house.store.revision())
+    watcher.cancel()
+    house.store.is_down = True
+    assert await refusal_of(house, "ann@x.test", password) is Refusal.STORE_DOWN
+    await house.enter("bob@x.test", other)
+    assert house.hasher.verifies == 2
 
 
 async def test_weaker_parameters_are_raised_at_login_and_stronger_ones_are_left(house: House) -> None:

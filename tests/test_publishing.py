@@ -10,6 +10,7 @@ import pytest
 from proxy.caps import Caps
 from proxy.config import MailboxLimits
 from proxy.errors import Refusal, Refused, StoreUnavailable
+from proxy.publishing import DOUBT_S, RENEW_S, _row
 from proxy.sessions import End
 from proxy.store.rows import Account
 from tests.service.house import House, until
@@ -82,6 +83,24 @@ async def test_a_store_that_has_forgotten_the_worker_is_told_all(house: House, a
     second = await house.enter("ann@x.test", ann[1])
     await house.publisher.publish()
     assert listed(house) == {first.session.id, second.session.id}
+
+
+async def test_a_session_that_the_store_wrote_after_all_is_taken_away(house: House, ann: tuple[Account, str]) -> None:
+    passage = await house.enter("ann@x.test", ann[1])
+    (row,) = [_row(session) for session in house.registry]
+    house.store.is_down = True
+    with pytest.raises(StoreUnavailable):
+        await house.publisher.publish()
+    house.registry.remove(passage.session)
+    house.store.is_down = False
+    await house.publisher.publish()
+    house.store.roster.publish(house.publisher._seat, [row], [])  # that call was late, not lost
+    house.clock.pass_s(RENEW_S)
+    await house.publisher.publish()
+    assert listed(house) == set()
+    house.clock.pass_s(DOUBT_S)
+    await house.publisher.publish()
+    assert not house.publisher._doubtful
 
 
 async def test_nothing_new_costs_no_write(house: House, ann: tuple[Account, str]) -> None:

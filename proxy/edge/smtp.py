@@ -55,7 +55,7 @@ class SmtpFront(SMTP):
     Give it to `loop.connect_accepted_socket` as the protocol, with `ssl=` for implicit TLS. It ends in exactly one of
     `visit.relay` (the transport is handed over paused) and `visit.ended`.
 
-    It has no properties: aiosmtpd's constructor looks at every member, before ours has set anything.
+    It has no properties: aiosmtpd's constructor looks at members, before ours has set anything.
     """
 
     command_size_limit = MAX_COMMAND_BYTES  # until EHLO; then SizeLimits counts, as AUTH is an extension
@@ -76,6 +76,10 @@ class SmtpFront(SMTP):
         self._writable.set()
         self._errors = 0
         self._failures = 0
+
+    def __dir__(self) -> list[str]:
+        """Nothing: aiosmtpd 1.4.6 walks all members twice for each connection, for tables that __init__ replaces."""
+        return []
 
     def close(self, answer: Answer) -> None:
         """End the connection before its login, from outside: the answer is said if the client can hear it now.

@@ -13,6 +13,7 @@ import base64
 import logging
 import re
 import ssl
+from functools import partial
 
 from aioimaplib.aioimaplib import AUTH, NONAUTH, AioImapException, Command, IMAP4ClientProtocol
 
@@ -172,7 +173,7 @@ class ImapSession(IMAP4ClientProtocol):  # type: ignore[misc]  # aioimaplib has 
         if not line.endswith(b"\r") or len(line) > MAX_LINE_BYTES or self._talked_bytes > MAX_TALK_BYTES:
             raise UpstreamError(UpstreamFault.GARBAGE, printable(line, self._secrets))
         self._last_line = line[:-1]
-        self._leg.said = printable(self._last_line, self._secrets)
+        self._leg.describe = partial(printable, self._last_line, self._secrets)
         return self._last_line
 
     def _take(self, line: bytes, tag: bytes) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import socket
 import ssl
+from functools import partial
 
 from proxy.config import Endpoint, Mechanism, Tls
 from proxy.edge.upstream_leg import Connection, Leg
@@ -60,7 +61,7 @@ async def _talk(
     )
     while True:
         actions = machine.receive(await leg.receive())
-        leg.said = machine.said
+        leg.describe = partial(str, machine.said)
         while actions:
             action = actions.pop(0)
             match action:

@@ -7,15 +7,15 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import Connection, and_, bindparam, delete, insert, or_, select, update
-from sqlalchemy.dialects import postgresql, sqlite
+from sqlalchemy import Connection, and_, bindparam, delete, func, insert, or_, select, text, update
 
 from proxy.store.audit_rows import CLIENT, NEW_NETWORK, Actor, Entry, Event, Refusals, Wanted
+from proxy.store.dialects import insert_for
 from proxy.store.rows import Use
 from proxy.store.schema import account, audit, credential, sighting
 
 DELETED_AT_ONCE = 1000  # rows of one transaction of housekeeping
-AT_A_LOOK = 10_000  # entries that a node's log takes from one minute
+AT_A_LOOK = 1000  # entries that a node's log takes at a time
 
 _COLUMNS = (
     audit.c.at,
@@ -35,6 +35,18 @@ _COLUMNS = (
     audit.c.id,
 )
 _EMPTY = dict.fromkeys(("account", "app_password", "name", "protocol", "address", "cause", "detail"), "")
+
+
+@dataclass(frozen=True, slots=True)
+class Old:
+    """What housekeeping lets go of at a time: ids of entries, and app passwords with addresses."""
+
+    before: datetime
+    ids: tuple[int, ...]
+    places: tuple[tuple[int, str], ...]
+
+    def __len__(self) -> int:
+        return len(self.ids) + len(self.places)
 
 
 @dataclass(frozen=True, slots=True)
@@ -136,7 +148,6 @@ def _networks(connection: Connection, credential_ids: set[int]) -> dict[int, set
 
 def _is_first_of_day(connection: Connection, use: Use) -> bool:
     """Note the sighting; True for one of all the workers that see an address on that day (UTC)."""
-    make = postgresql.insert if connection.dialect.name == "postgresql" else sqlite.insert
     values = {
         "credential_id": use.credential_id,
         "address": use.last_use.address,
@@ -144,7 +155,7 @@ def _is_first_of_day(connection: Connection, use: Use) -> bool:
         "last_at": use.last_use.at,
     }
     midnight = use.last_use.at.replace(hour=0, minute=0, second=0, microsecond=0)
-    statement = make(sighting).values(values)
+    statement = insert_for(connection, sighting).values(values)
     noted = statement.on_conflict_do_update(
         index_elements=["credential_id", "address"],
         set_={"last_at": statement.excluded.last_at},
@@ -168,16 +179,35 @@ def entries(connection: Connection, wanted: Wanted, after: int, limit: int) -> l
     return _read(connection, query)
 
 
-def deeds_on(connection: Connection, node: str, since: datetime) -> list[Entry]:
-    """What was done on this node since then, oldest first, for its log: all but ordinary uses and refusals."""
+def deeds_on(connection: Connection, node: str, after: int) -> list[Entry]:
+    """What was done on this node, beyond the id `after`, for its log: all but ordinary uses and refusals.
+
+    Oldest first, AT_A_LOOK at most. By id, which needs no clock, and costs what is new however much there is.
+    """
     is_login = audit.c.event.in_((Event.USED, Event.REFUSED)) & (audit.c.cause != NEW_NETWORK)
-    query = select(*_COLUMNS).where(audit.c.at >= since, audit.c.node == node, ~is_login)
+    query = select(*_COLUMNS).where(audit.c.id > after, audit.c.node == node, ~is_login)
     return _read(connection, query.order_by(audit.c.id).limit(AT_A_LOOK))
+
+
+def last_id(connection: Connection) -> int:
+    """The newest entry's id; 0: there is none."""
+    return connection.execute(select(func.max(audit.c.id))).scalar_one() or 0
+
+
+def last_id_before(connection: Connection, at: datetime) -> int:
+    """The id behind which all entries are that were written since then."""
+    first = select(audit.c.id).where(audit.c.at >= at).order_by(audit.c.at, audit.c.id).limit(1)
+    found: int | None = connection.scalars(first).first()
+    return last_id(connection) if found is None else found - 1
+
+
+# As ix_audit_untold has it: SQLAlchemy writes a Boolean as "= 1" on SQLite, which then reads the whole table.
+_is_untold = text("audit.untold")
 
 
 def untold(connection: Connection, limit: int) -> list[Entry]:
     """Entries of which an alert is still to be sent, oldest first."""
-    return _read(connection, select(*_COLUMNS).where(audit.c.untold).order_by(audit.c.id).limit(limit))
+    return _read(connection, select(*_COLUMNS).where(_is_untold).order_by(audit.c.id).limit(limit))
 
 
 def set_untold(connection: Connection, entry_id: int, *, is_untold: bool) -> bool:
@@ -195,17 +225,21 @@ def _read(connection: Connection, query: Any) -> list[Entry]:
 _of_refusals = audit.c.event == Event.REFUSED
 
 
-def drop_old(connection: Connection, before: datetime, refusals_before: datetime) -> int:
-    """Delete some of what is older: entries, refusals, and sightings as old as entries. Returns how many; 0: all."""
+def old_rows(connection: Connection, before: datetime, refusals_before: datetime) -> Old:
+    """Some of what is older: entries, refusals, and sightings as old as entries."""
     old = or_(audit.c.at < before, and_(_of_refusals, audit.c.at < refusals_before))
-    ids = list(connection.scalars(select(audit.c.id).where(old).limit(DELETED_AT_ONCE)))
-    if ids:
-        connection.execute(delete(audit).where(audit.c.id == bindparam("id_")), [{"id_": one} for one in ids])
-    keys = connection.execute(
+    ids = connection.scalars(select(audit.c.id).where(old).limit(DELETED_AT_ONCE))
+    places = connection.execute(
         select(sighting.c.credential_id, sighting.c.address).where(sighting.c.last_at < before).limit(DELETED_AT_ONCE)
-    ).all()
-    if keys:
+    )
+    return Old(before, tuple(sorted(ids)), tuple(sorted((one, address) for one, address in places)))
+
+
+def drop(connection: Connection, old: Old) -> None:
+    """Delete them, but for sightings that are new again."""
+    if old.ids:
+        connection.execute(delete(audit).where(audit.c.id == bindparam("id_")), [{"id_": one} for one in old.ids])
+    if old.places:
         this = (sighting.c.credential_id == bindparam("id_")) & (sighting.c.address == bindparam("address_"))
-        rows = [{"id_": credential_id, "address_": address} for credential_id, address in keys]
-        connection.execute(delete(sighting).where(this), rows)
-    return len(ids) + len(keys)
+        rows = [{"id_": credential_id, "address_": address} for credential_id, address in old.places]
+        connection.execute(delete(sighting).where(this, sighting.c.last_at < old.before), rows)

@@ -6,8 +6,8 @@ from collections.abc import Collection
 from datetime import datetime
 
 from sqlalchemy import Connection, bindparam, func, literal_column, select, update
-from sqlalchemy.dialects import postgresql, sqlite
 
+from proxy.store.dialects import insert_for
 from proxy.store.rows import Standing
 from proxy.store.schema import account, credential, learned, revision, secret
 
@@ -62,7 +62,8 @@ def extensions(connection: Connection, upstream: str, protocol: str) -> tuple[st
 
 
 def put_extensions(connection: Connection, upstream: str, protocol: str, words: tuple[str, ...], now: datetime) -> None:
-    make = postgresql.insert if connection.dialect.name == "postgresql" else sqlite.insert
-    statement = make(learned).values(upstream=upstream, protocol=protocol, extensions=words, learned_at=now)
+    statement = insert_for(connection, learned).values(
+        upstream=upstream, protocol=protocol, extensions=words, learned_at=now
+    )
     new = {"extensions": statement.excluded.extensions, "learned_at": statement.excluded.learned_at}
     connection.execute(statement.on_conflict_do_update(index_elements=["upstream", "protocol"], set_=new))

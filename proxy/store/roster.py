@@ -11,10 +11,10 @@ from datetime import datetime, timedelta
 from typing import Any
 
 from sqlalchemy import Connection, Select, bindparam, delete, func, insert, select, update
-from sqlalchemy.dialects import postgresql, sqlite
 
 from proxy.store.audit import Scribe
 from proxy.store.audit_rows import Actor, Event
+from proxy.store.dialects import insert_for
 from proxy.store.engine import Database
 from proxy.store.revisions import IDS_AT_ONCE, raise_revision
 from proxy.store.rows import LiveSession, Seat, SeatedSession
@@ -126,9 +126,8 @@ def publish(
     for ids in _pages(sorted(ended)):
         connection.execute(delete(session).where(session.c.id.in_(ids), session.c.worker_id == seat.id))
     if started:
-        make = postgresql.insert if connection.dialect.name == "postgresql" else sqlite.insert
         # What was written already, by a call whose answer was lost, stays.
-        statement = make(session).on_conflict_do_nothing(index_elements=["id"])
+        statement = insert_for(connection, session).on_conflict_do_nothing(index_elements=["id"])
         connection.execute(statement, [_values(seat, one) for one in started])
     return renewed
 

@@ -2,6 +2,9 @@
 
 Ids of accounts, app passwords and secrets are never used twice (AUTOINCREMENT, sequences): caches, live sessions and
 the associated data of sealed deposits name rows by them.
+
+Partial indexes name their condition for SQLite only: PostgreSQL has the same, by the migrations, but naming it here
+would load that dialect with its five drivers into every command.
 """
 
 from __future__ import annotations
@@ -101,7 +104,6 @@ Index(  # the name of a revoked app password is free again
     credential.c.name,
     unique=True,
     sqlite_where=credential.c.state != CredentialState.REVOKED,
-    postgresql_where=credential.c.state != CredentialState.REVOKED,
 )
 
 secret = Table(  # what argon2 verifies; rows outlive their revocation, so that no selector comes twice
@@ -201,7 +203,7 @@ audit = Table(  # belongs to no account: it outlives what it tells of
     sqlite_autoincrement=True,
 )
 
-Index("ix_audit_untold", audit.c.id, sqlite_where=audit.c.untold, postgresql_where=audit.c.untold)
+Index("ix_audit_untold", audit.c.id, sqlite_where=audit.c.untold)
 
 sighting = Table(  # where an app password was used from, so that the first use of a day and of a network is known
     "sighting",

@@ -28,10 +28,20 @@ class Trail:
         with self._database.write() as connection:
             Scribe(self._actor, self._clock()).note_refusals(connection, refusals)
 
-    def deeds_on(self, node: str, since: datetime) -> list[Entry]:
-        """What was done on this node since then, but for ordinary logins: what its log is told of."""
+    def deeds_on(self, node: str, after: int) -> list[Entry]:
+        """What was done on this node, but for ordinary logins: what its log is told of. A page, beyond the id."""
         with self._database.read() as connection:
-            return audit.deeds_on(connection, node, since)
+            return audit.deeds_on(connection, node, after)
+
+    def last_id(self) -> int:
+        """The newest entry's id; 0 if there is none."""
+        with self._database.read() as connection:
+            return audit.last_id(connection)
+
+    def last_id_before(self, at: datetime) -> int:
+        """The id behind which all entries are that were written since then."""
+        with self._database.read() as connection:
+            return audit.last_id_before(connection, at)
 
     def untold(self, limit: int) -> list[Entry]:
         """Entries of which an alert is to be sent."""
@@ -46,8 +56,13 @@ class Trail:
     def drop_old(self, keep: timedelta, keep_refusals: timedelta) -> int:
         """Delete some of what is older than that. Returns how many rows; call it again until it is 0."""
         now = self._clock()
-        with self._database.write() as connection:
-            return audit.drop_old(connection, now - keep, now - keep_refusals)
+        # Found before the transaction: among a million entries that takes longer than other writers should wait.
+        with self._database.read() as connection:
+            old = audit.old_rows(connection, now - keep, now - keep_refusals)
+        if old:
+            with self._database.write() as connection:
+                audit.drop(connection, old)
+        return len(old)
 
     def drop_outlived_keys(self) -> int:
         """Let secrets that `rotate` replaced open nothing any more once their time is over."""

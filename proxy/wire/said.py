@@ -69,14 +69,19 @@ def printable(line: bytes, secrets: Sequence[str] = ()) -> str:
     secrets     from secret_forms()
     """
     text = plain_text(line)
-    for secret in secrets:
-        text = text.replace(secret, "(hidden)")
-    return _LONG_WORD.sub(lambda word: _hide(word[0], secrets), text)[:MAX_SAID]
+    if secrets:
+        for secret in secrets:
+            text = text.replace(secret, "(hidden)")
+        text = _LONG_WORD.sub(lambda word: _hide(word[0], secrets), text)
+    return text[:MAX_SAID]
 
 
 def plain_text(line: bytes) -> str:
     """The whole line as text, every unprintable character a space, without white space around it."""
-    return "".join(char if char.isprintable() else " " for char in line.decode("utf-8", "replace")).strip()
+    text = line.decode("utf-8", "replace")
+    if not text.isprintable():
+        text = "".join(char if char.isprintable() else " " for char in text)
+    return text.strip()
 
 
 def _hide(word: str, secrets: Sequence[str]) -> str:

@@ -247,3 +247,21 @@ async def test_fault_a_stream_writer_that_is_collected_closes_its_transport():
     client = Client(Visit())
     await client.answer()
     assert not any(isinstance(value, asyncio.StreamWriter) for value in vars(client.front).values())
+
+
+async def test_constructor_walks_all_members_for_each_connection():
+    walks = []
+
+    class Walked(SMTP):
+        def __dir__(self):
+            walks.append(None)
+            return []
+
+    Walked(None, hostname="x", loop=asyncio.get_running_loop())
+    assert len(walks) == 2
+
+
+async def test_front_shows_no_members_to_walk():
+    front = SmtpFront(Visit(), asyncio.get_running_loop())
+    assert dir(front) == []
+    assert front._smtp_methods.get("EHLO") is not None

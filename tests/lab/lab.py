@@ -60,6 +60,15 @@ class Sink(Part):
         self.server.wait_until(lambda: greets(self._port, b"220 "))
 
 
+class Drain(Sink):
+    """A sink that throws everything away: Postfix's smtp-sink, which a benchmark does not wait for."""
+
+    def launch(self) -> None:
+        self.mailbox.mkdir(exist_ok=True)
+        self._account.own(self.mailbox)
+        self.server.launch(["smtp-sink", f"127.0.0.1:{self._port}", "1000"], cwd=self.mailbox)
+
+
 class Lab:
     """A running upstream; use it as a context manager, or call stop().
 
@@ -77,6 +86,7 @@ class Lab:
         access_token_ttl_s: int,
         max_user_connections: int,
         submission: Submission,
+        trusting: bool,
     ) -> None:
         require_programs(with_postfix=submission == "postfix")
         base = tempfile.gettempdir()
@@ -95,7 +105,7 @@ class Lab:
         )
         try:
             self._users = {email: User.make(email) for email in users}
-            self._build(auth_penalty, access_token_ttl_s, max_user_connections, submission)
+            self._build(auth_penalty, access_token_ttl_s, max_user_connections, submission, trusting)
             # All at once: each start is mostly waiting. Readiness is asked in the order in which they need each other.
             for part in self._parts:
                 part.launch()
@@ -114,6 +124,7 @@ class Lab:
         access_token_ttl_s: int = 3600,
         max_user_connections: int = 2000,
         submission: Submission | None = None,
+        trusting: bool = False,
     ) -> "Lab":
         """Start a lab and return when every server answers.
 
@@ -122,6 +133,7 @@ class Lab:
         access_token_ttl_s    life of access tokens, settable later by idp.set_ttl()
         max_user_connections  IMAP sessions per user before "[LIMIT]" (Dovecot's own default is 10)
         submission            "postfix" (needs root; the default for root) or "dovecot"
+        trusting              for benchmarks: Dovecot takes any password and token, and mail sent out is thrown away
         raises                LabUnavailable if programs are missing, LabError if a server does not start
         """
         return cls(
@@ -130,6 +142,7 @@ class Lab:
             access_token_ttl_s=access_token_ttl_s,
             max_user_connections=max_user_connections,
             submission=submission or ("postfix" if os.geteuid() == 0 else "dovecot"),
+            trusting=trusting,
         )
 
     def stop(self) -> None:
@@ -203,7 +216,9 @@ class Lab:
         """Return what each server has logged, by its name."""
         return {server.name: server.log() for server in self._servers}
 
-    def _build(self, auth_penalty: bool, ttl_s: int, max_user_connections: int, submission: Submission) -> None:
+    def _build(
+        self, auth_penalty: bool, ttl_s: int, max_user_connections: int, submission: Submission, trusting: bool
+    ) -> None:
         account = Account.for_servers()
         for name in ("logs", "pids", "mail"):
             (self.directory / name).mkdir()
@@ -237,6 +252,7 @@ class Lab:
                 introspection_client_secret=self.idp.introspection_client_secret,
                 has_auth_penalty=auth_penalty,
                 max_user_connections=max_user_connections,
+                is_trusting=trusting,
                 **ports,  # type: ignore[arg-type]  # the two callers are below
             )
             return Dovecot(
@@ -265,7 +281,10 @@ class Lab:
             self.postfix = make_dovecot(
                 "submission", protocols="submission", submission=smtp, submissions=smtps, relay=sink
             )
-        self.sink = Sink(self._server("sink", reader), sink, self.directory / "sent", reader, local)
+        if trusting:  # smtp-sink refuses to run as root
+            self.sink = Drain(self._server("sink", account), sink, self.directory / "sent", account, local)
+        else:
+            self.sink = Sink(self._server("sink", reader), sink, self.directory / "sent", reader, local)
         # The slowest to start first; Postfix needs Dovecot's SASL port to be open when it is first asked.
         self._parts = [self.idp, self.dovecot, self.sink, self.postfix]
 

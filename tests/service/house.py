@@ -341,15 +341,16 @@ async def _wired(
         broker = TokenBroker(store=store, pool=pool, master=master, client=client, clock=clock, ear=alerts)
         stack.push_async_callback(broker.close)
         seat = Seat(f"worker{next(_numbers)}", "node1", 0)
+        cache = VerifyCache(ttl_s=300, clock=clock)
         registry = Registry(
             read_revision=lambda: pool.run(store.revision),
             read_standings=lambda secret_ids: pool.run(store.standings, secret_ids),
             read_kicked=lambda: pool.run(store.roster.kicked, seat),
+            memory=cache,
         )
-        publisher = Publisher(seat=seat, registry=registry, store=store, pool=pool)
+        publisher = Publisher(seat=seat, registry=registry, store=store, pool=pool, clock=clock)
         journal = Journal(lambda uses: pool.run(store.record_uses, uses))
         refusals = RefusalLedger(lambda rows: pool.run(store.trail.record_refusals, rows), interval_s=2, clock=clock)
-        cache = VerifyCache(ttl_s=300, clock=clock)
         throttle = Throttle(wrong=10, wrong_network=100, window_s=600, clock=clock)
         caps = Caps(
             count_elsewhere=lambda *mailbox: pool.run(store.roster.sessions_elsewhere, seat, *mailbox), look_s=0.01

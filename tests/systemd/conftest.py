@@ -112,15 +112,21 @@ def serial_of(pem: bytes) -> int:
     return int(done.stdout.split(b"=")[1], 16)
 
 
-def mailbox(line: Line) -> None:
-    """What the scripted upstream does with a session: IDLE as often as it is asked."""
+def imap_mailbox(line: Line) -> None:
+    """What the scripted upstream does with a session: IDLE as often as it is asked, and OK to all else."""
+    line.sock.settimeout(None)
     while command := line.sock.recv(1000):
         if command == b"a2 IDLE\r\n":
             line.send(b"+ idling\r\n")
-        elif command == b"DONE\r\n":
-            line.send(b"a2 OK\r\n")
         else:
-            line.send(b"250 OK\r\n")
+            tag = b"a2" if command == b"DONE\r\n" else command.split()[0]
+            line.send(tag + b" OK\r\n")
+
+
+def smtp_mailbox(line: Line) -> None:
+    line.sock.settimeout(None)
+    while line.sock.recv(1000):
+        line.send(b"250 OK\r\n")
 
 
 @pytest.fixture(scope="session")
@@ -158,7 +164,10 @@ def installed(box: Box) -> Iterator[Installed]:
 
 @contextmanager
 def servers(certificates: Certificates) -> Iterator[tuple[MailServer, MailServer]]:
-    with mail_server(certificates, "imap", mailbox) as imap, mail_server(certificates, "smtp", mailbox) as smtp:
+    with (
+        mail_server(certificates, "imap", imap_mailbox) as imap,
+        mail_server(certificates, "smtp", smtp_mailbox) as smtp,
+    ):
         yield imap, smtp
 
 
@@ -178,15 +187,16 @@ def install(gate: Installed, certificates: Certificates) -> None:
         mkdir -p -m 0700 /etc/credstore.encrypted
         gatepost key new | systemd-creds encrypt --name=gatepost-master - /etc/credstore.encrypted/gatepost-master
         install -d -o gatepost -g gatepost -m 0700 /var/lib/gatepost
+        install -o gatepost -g gatepost -m 0600 /dev/null /var/lib/gatepost/gatepost.db
         """
     )
+    (box.root / "etc/hosts").write_text("127.0.0.1 localhost\n")  # a minimal Debian has none
     gate.write_config()
     shutil.copy(certificates.ca_file, gate.etc / "upstream-ca.pem")
     gate.write_certificate()
     drop_in = box.root / "etc/systemd/system/gatepost.service.d"
     drop_in.mkdir()
     (drop_in / "watchdog.conf").write_text(QUICK_WATCHDOG)
-    box.run("runuser", "-u", "gatepost", "--", "gatepost", "db", "upgrade")
     box.run("systemctl", "daemon-reload")
     box.run("systemctl", "start", *(f"gatepost-{name}.socket" for name in SOCKETS), "gatepost.service")
     box.run(
@@ -194,3 +204,15 @@ def install(gate: Installed, certificates: Certificates) -> None:
     )
     made = json.loads(box.run("gatepost", "create", USER, "--name", "test", "--json"))
     gate.house.password = made["password"]
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo[None]) -> Iterator[None]:
+    """A failure comes with what the service logged."""
+    report = yield
+    box = getattr(item, "funcargs", {}).get("installed")
+    if isinstance(report, pytest.TestReport) and report.failed and isinstance(box, Installed):
+        report.sections.append(
+            ("journal of gatepost", box.box.run("journalctl", "--no-pager", "--lines=60", code=None))
+        )
+    return report

@@ -48,7 +48,7 @@ def test_the_journal_has_a_priority_for_each_line_and_no_secret(installed: Insta
     client.line()
     assert client.ask(b'a1 LOGIN ann@example.org "no such password"').startswith(b"a1 NO")
     client.close()
-    box.until("the refusal is logged", lambda: "result=refused" in box.journal())
+    box.until("all is logged", lambda: "result=refused" in (said := box.journal()) and "event=session_end" in said)
     entries = [json.loads(line) for line in box.journal("--output=json").splitlines()]
     events = {
         match[1]: entry["PRIORITY"]
@@ -76,9 +76,9 @@ def test_check_with_a_login_goes_through_the_service_for_those_who_may(installed
     names = [finding["name"] for finding in report["findings"]]
     assert report["ok"], report
     assert {"master key", f"login {USER} imap", f"login {USER} smtp"} <= set(names)
-    box.shell("useradd operator --groups gatepost; useradd stranger")
+    box.shell("useradd helper --groups gatepost; useradd stranger")
     config = "--config=/etc/gatepost/gatepost.toml"
-    assert "mailbox answers" in box.run("runuser", "-u", "operator", "--", "gatepost", "check", "--login", USER, config)
+    assert "mailbox answers" in box.run("runuser", "-u", "helper", "--", "gatepost", "check", "--login", USER, config)
     refused = box.run(
         "runuser", "-u", "stranger", "-g", "stranger", "--", "python3", "-c",
         "import socket; socket.socket(socket.AF_UNIX).connect('/run/gatepost/control')", code=1,
@@ -127,7 +127,6 @@ def test_reload_takes_everything_over_and_a_live_session_does_not_notice(install
     box.run("systemctl", "reload", "gatepost")
     box.until("it is reloaded", lambda: "event=reloaded generation=2" in box.journal())
     box.until("the new certificate is served", lambda: installed.served_serial() == serial)
-    box.run("gatepost", "check", code=None)
     added = installed.house.connect(installed.house.imaps._replace(port=10993))
     assert added.line().startswith(b"* OK")
     added.close()
@@ -157,7 +156,7 @@ def test_a_certificate_that_changes_is_picked_up_and_one_that_does_not_fit_is_no
     box.until("the new certificate is served", lambda: installed.served_serial() == serial)
     key = installed.etc / "tls/key.pem"
     good = key.read_bytes()
-    key.write_bytes((installed.house.directory / "other.pem").read_bytes())
+    key.write_bytes(installed.authority.issue_cert("localhost").private_key_pem.bytes())
     box.until("it is refused", lambda: "event=certificate_refused" in box.journal())
     assert installed.served_serial() == serial
     key.write_bytes(good)
@@ -185,7 +184,7 @@ def test_no_client_is_refused_while_it_restarts(installed: Installed) -> None:
     over.set()
     for visitor in visitors:
         visitor.join()
-    assert [failure for failure in failures if "Refused" in failure] == []
+    assert failures == []
     assert greeted[0] > 0
     assert box.show("MainPID") != [before]
     installed.idle().close()

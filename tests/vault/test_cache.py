@@ -13,6 +13,7 @@ from proxy.store.rows import (
     CredentialState,
     LoginRow,
     SecretRow,
+    Standing,
     TokenState,
 )
 from proxy.vault import cache as cache_module
@@ -108,3 +109,14 @@ def test_a_login_that_is_confirmed_again_is_among_the_last_to_go(cache: VerifyCa
         cache.remember(f"user{number}", PASSWORD, row())
     assert cache.find("user0", PASSWORD) is not None
     assert cache.find("user1", PASSWORD) is None
+
+
+def test_a_row_that_was_read_before_the_last_comparison_is_not_kept(cache: VerifyCache) -> None:
+    cache.remember("ann@x.test", PASSWORD, row())
+    cache.reconsider({1: Standing(1, AccountState.ACTIVE, CredentialState.ACTIVE, None, 1, None)}, 2)
+    assert cache.find("ann@x.test", PASSWORD) is not None
+    cache.remember("bob@x.test", PASSWORD, row())
+    assert cache.find("bob@x.test", PASSWORD) is None
+    cache.reconsider({}, 1)  # a backup was restored
+    cache.remember("bob@x.test", PASSWORD, row())
+    assert cache.find("bob@x.test", PASSWORD) is not None

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import resource
 import signal
 import socket
 import time
@@ -245,6 +246,25 @@ def test_a_replacement_needs_no_certificate_file(house: House, certificates: Cer
         until(lambda: house.workers()[1] != before, "it was replaced")
         (house.directory / "kept.pem").rename(house.directory / "cert.pem")
         for session in sessions_on_both(house).values():
+            session.close()
+        assert house.stop() == 0
+
+
+def test_a_supervisor_without_a_descriptor_left_lives_on_and_starts_the_replacement_later(
+    house: House, certificates: Certificates
+) -> None:
+    with served(house, certificates):
+        sessions = sessions_on_both(house)
+        assert house.process is not None
+        before = house.workers()[1]
+        former = resource.prlimit(house.process.pid, resource.RLIMIT_NOFILE)
+        resource.prlimit(house.process.pid, resource.RLIMIT_NOFILE, (3, former[1]))
+        os.kill(before, signal.SIGKILL)
+        house.await_log(r"event=worker_not_started worker=1")
+        assert sessions[0].ask(b"still here") == b"still here"
+        resource.prlimit(house.process.pid, resource.RLIMIT_NOFILE, former)
+        until(lambda: house.workers()[1] != before, "a replacement is ready")
+        for session in sessions.values():
             session.close()
         assert house.stop() == 0
 
