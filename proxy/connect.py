@@ -33,6 +33,7 @@ __all__ = [
     "by_device",
     "by_token",
     "finish_paste",
+    "prove",
 ]
 
 SIGN_IN_S = 600.0  # to find the phone, and have MFA set up; providers keep a sign-in page about as long
@@ -85,7 +86,7 @@ async def by_browser(
                 f"start again; if the provider's page showed an error, register {loopback.redirect_url} there",
             ) from None
         try:
-            connected = await _proved(upstream, account, await flow.finish(client, address))
+            connected = await prove(upstream, account, await flow.finish(client, address))
         except OperatorError as error:
             await loopback.show(Page("The mailbox is not connected", f"{error}. Nothing was stored.", 400))
             raise
@@ -104,7 +105,7 @@ async def begin_paste(upstream: UpstreamConfig, account: Account) -> CodeFlow:
 async def finish_paste(flow: CodeFlow, account: Account, address: str) -> Connected:
     """Take the address that the browser ended at. Raises OperatorError."""
     async with _client() as client:
-        return await _proved(flow.upstream, account, await flow.finish(client, address.strip()))
+        return await prove(flow.upstream, account, await flow.finish(client, address.strip()))
 
 
 async def by_device(
@@ -126,7 +127,7 @@ async def by_device(
             left_s -= pause_s
             consent = await flow.poll(client)
             if consent is not None:
-                return await _proved(upstream, account, consent)
+                return await prove(upstream, account, consent)
     raise ConsentError("nobody signed in before the code ended", "start again")
 
 
@@ -134,7 +135,7 @@ async def by_token(upstream: UpstreamConfig, account: Account, refresh_token: Se
     """Take a refresh token that was got elsewhere. Raises OperatorError."""
     async with _client() as client:
         await _reach(upstream)  # before the token is used: one that rotates could not be used again
-        return await _proved(upstream, account, await imported(client, upstream, refresh_token))
+        return await prove(upstream, account, await imported(client, upstream, refresh_token))
 
 
 @asynccontextmanager
@@ -168,8 +169,11 @@ async def _reach(upstream: UpstreamConfig) -> None:
         raise OperatorError(f"the {protocol} server does not answer ({error})", _REMEDY_OF[error.fault]) from None
 
 
-async def _proved(upstream: UpstreamConfig, account: Account, consent: Consent) -> Connected:
-    """Log in to the mailbox with the new token; one protocol is proof enough, and the others are told of."""
+async def prove(upstream: UpstreamConfig, account: Account, consent: Consent) -> Connected:
+    """Log in to the mailbox with the new token; one protocol is proof enough, and the others are told of.
+
+    raises  OperatorError
+    """
     opened: list[Protocol] = []
     refused: list[tuple[Protocol, str]] = []
     first: ConsentError | None = None

@@ -11,7 +11,17 @@ from typing import Literal
 
 _PLAIN = re.compile(r"[A-Za-z0-9@._:/+\[\]-]+")
 # Libraries that print what passes through them; every one carries tokens or passwords at some level.
-TALKATIVE = ("aioimaplib", "mail.log", "mail.debug", "httpx2", "httpcore2", "asyncio", "alembic", "sqlalchemy")
+TALKATIVE = (
+    "aioimaplib",
+    "mail.log",
+    "mail.debug",
+    "httpx2",
+    "httpcore2",
+    "asyncio",
+    "alembic",
+    "sqlalchemy",
+    "uvicorn",
+)
 
 Field = str | int | float | bool | None
 

@@ -23,6 +23,10 @@ if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--pictures", action="store_true", help="write the pictures of docs/images anew")
+
+
 @pytest.fixture(scope="session")
 def lab() -> Iterator[Lab]:
     with Lab.start(USERS + CLIENT_USERS) as lab:

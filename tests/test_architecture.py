@@ -53,6 +53,7 @@ FLOORS = {
     "proxy.connect": 5,
     "proxy.loopback": 5,
     "proxy.cli": 5,
+    "proxy.web": 5,
     "proxy.__main__": 5,
 }
 SOLE_IMPORTERS = {
@@ -64,9 +65,15 @@ SOLE_IMPORTERS = {
     "alembic": ("proxy.store",),
     "httpx2": ("proxy.oauth.exchange", "proxy.hooks"),
     "joserfc": ("proxy.oauth.jwts",),
+    "starlette": ("proxy.web",),
+    "jinja2": ("proxy.web.rendering",),
+    "markupsafe": ("proxy.web.qr",),
+    "uvicorn": ("proxy.web.serve",),
+    "segno": ("proxy.web.qr",),
 }
 MAY_REVEAL = ("proxy.vault", "proxy.oauth", "proxy.wire.sasl")
 SANS_IO_FORBIDS = {"asyncio", "socket", "time", "datetime", "logging", "threading", "os"}
+ROWS = ("proxy.store.rows", "proxy.store.people_rows", "proxy.store.audit_rows")
 MAX_LINES = 400
 
 
@@ -144,11 +151,33 @@ def test_shells_call_admin_and_serve_only() -> None:
                 "proxy.workers",
                 "proxy.doctor",
                 "proxy.connect",
+                "proxy.web.serve",
             )
-            assert all(stands_in(name, (*allowed, "proxy.store.rows", "proxy.store.audit_rows")) for name in reached), (
-                module,
-                reached,
-            )
+            assert all(stands_in(name, (*allowed, *ROWS)) for name in reached), (module, reached)
+
+
+def test_the_page_calls_admin_and_what_a_sign_in_needs_only() -> None:
+    allowed = (
+        "proxy.web",
+        "proxy.admin",
+        "proxy.config",
+        "proxy.errors",
+        "proxy.secret",
+        "proxy.logs",
+        "proxy.connect",
+        "proxy.oauth.client",
+        "proxy.oauth.consent",
+        "proxy.oauth.signin",
+        "proxy.store.pool",
+        "proxy.vault.parcel",
+        "proxy.vault.cms",
+        "proxy.vault.sealing",  # its exception
+        *(f"proxy.store.{rows}" for rows in ("rows", "people_rows", "audit_rows")),
+    )
+    for module, path in modules():
+        if stands_in(module, ("proxy.web",)) and module != "proxy.web.serve":
+            reached = {name for name in imports(path) if name.startswith("proxy.") and is_module(name)}
+            assert all(stands_in(name, allowed) for name in reached), (module, reached)
 
 
 def test_secrets_are_revealed_in_three_places_only() -> None:

@@ -18,6 +18,7 @@ from proxy.store.rows import (
     CredentialState,
     NewCredential,
     NewSecret,
+    Once,
     RecipientsChanged,
     SelectorTaken,
 )
@@ -32,13 +33,14 @@ _NEAR = 0.75  # of ten symbols, two are wrong
 
 @dataclass(frozen=True, slots=True)
 class PasswordRequest:
-    """An app password as asked for; every field as typed."""
+    """An app password as asked for; every field as typed. `once`: what must not make a second one."""
 
     account: str
     name: str
     protocols: tuple[str, ...] = ()
     expires: str | None = None
     networks: tuple[str, ...] = ()
+    once: Once | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,6 +79,7 @@ def prepare(desk: Desk, request: PasswordRequest, way: Way = Way.PLAIN) -> Prepa
         created_by=desk.by,
         selector="",
         phc="",
+        once=request.once,
     )
     live = _live(desk, account)
     for credential in live:

@@ -87,9 +87,11 @@ def _setup_verbs(verbs: _Verbs) -> None:
     init.add_argument(
         "directory", nargs="?", metavar="DIRECTORY", help="default: where the configuration is expected, /etc/gatepost"
     )
-    _verb(verbs, "serve", "setup", "run the listeners in the foreground", has_json=False)
+    serve = _verb(verbs, "serve", "setup", "run the listeners in the foreground", has_json=False)
+    serve.add_argument("--web-only", action="store_true", help="run the web page alone, which needs no master key")
     check = _verb(verbs, "check", "setup", "look at the configuration, the certificate, the store and every upstream")
     check.add_argument("--login", metavar="EMAIL", help="also log in to this mailbox upstream, end to end")
+    check.add_argument("--dns", action="store_true", help="also print the SRV records that let mail programs find it")
     _verb(
         _group(verbs, "db", "look after the database"),
         "upgrade",
@@ -130,6 +132,7 @@ def _account_verbs(verbs: _Verbs) -> None:
     way.add_argument("--paste", action="store_true", help="in a browser elsewhere, whose last address is pasted here")
     way.add_argument("--refresh-token-stdin", action="store_true", help="read an OAuth2 refresh token from stdin")
     _verb(below, "list", "account", "list the mailboxes")
+    _grant_verbs(below)
     for name, summary in (
         ("show", "show a mailbox and the state of its token"),
         ("remove", "remove a mailbox, its app passwords and its token"),
@@ -149,6 +152,18 @@ def _account_verbs(verbs: _Verbs) -> None:
         verb.add_argument("email", metavar="EMAIL", help=_ACCOUNT_HELP)
     alias.add_argument("change", metavar="add|remove", choices=("add", "remove"), help="what to do")
     alias.add_argument("name", metavar="NAME", help="the login name: an address, or a word like scanner2")
+
+
+def _grant_verbs(below: _Verbs) -> None:
+    for name, option, summary, whom in (
+        ("grant", "--to", "let somebody else look after a mailbox at the web page", "who may"),
+        ("revoke-grant", "--from", "take that away again, or a mailbox from its owner", "who may no longer"),
+    ):
+        verb = _verb(below, name, "grant", summary)
+        verb.add_argument("email", metavar="EMAIL", help="its e-mail or an alias")
+        verb.add_argument(
+            option, metavar="PERSON", required=True, dest="person", help=f"{whom}: an e-mail, or ISSUER#SUBJECT"
+        )
 
 
 def _password_verbs(verbs: _Verbs) -> None:

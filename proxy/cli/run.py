@@ -56,6 +56,7 @@ _AREAS = {
     "setup": "setup",
     "account": "accounts",
     "connect": "connecting",
+    "grant": "grants",
     "password": "passwords",
     "life": "life",
     "sessions": "sessions",

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 
 from proxy.admin.finding import Finding
 from proxy.cli.output import Json, complain, document, plain, say, table
 from proxy.cli.person import who
+from proxy.config import Config
 from proxy.config.reader import load
 
 
@@ -49,7 +50,10 @@ def _init(arguments: argparse.Namespace, config: Path) -> int:
 
 
 def _serve(arguments: argparse.Namespace, config: Path) -> int:
-    del arguments
+    if arguments.web_only:
+        from proxy.web.serve import run  # noqa: PLC0415 - the page alone
+
+        return run(load(config))
     from proxy.workers import serve  # noqa: PLC0415 - the whole server
 
     return serve(load(config))
@@ -69,19 +73,31 @@ def _check(arguments: argparse.Namespace, config: Path) -> int:
         findings = service.check(loaded, arguments.login, who())
     else:
         findings = check(loaded, arguments.login, who())
-    return report(findings, as_json=arguments.json)
+    records = _dns_records(loaded) if arguments.dns else None
+    return report(findings, as_json=arguments.json, records=records)
 
 
-def report(findings: Sequence[Finding], *, as_json: bool) -> int:
-    """Print what was found; 1 if anything failed."""
+def _dns_records(config: Config) -> list[str]:
+    from proxy.admin.dns import domains_of, records  # noqa: PLC0415 - SQLAlchemy
+
+    return [str(record) for record in records(config, domains_of(config))]
+
+
+def report(findings: Sequence[Finding], *, as_json: bool, records: Sequence[str] | None = None) -> int:
+    """Print what was found, and DNS records if they were asked for; 1 if anything failed."""
     failed = sum(not finding.ok for finding in findings)
     if as_json:
-        say(document({"ok": not failed, "findings": [_record(finding) for finding in findings]}))
+        dns: Mapping[str, Json] = {} if records is None else {"dns": list(records)}
+        say(document({"ok": not failed, "findings": [_record(finding) for finding in findings], **dns}))
     else:
         say(table(("CHECK", "RESULT", "DETAIL"), [_row(finding) for finding in findings], width=_UNLIMITED))
         for finding in findings:
             if finding.remedy:
                 say(f"{finding.verdict}: {plain(finding.name)}: {plain(finding.remedy)}")
+        if records is not None:
+            say("\nTo publish (RFC 6186, RFC 8314):" if records else "\nNothing to publish: there is no account yet.")
+            for record in records:
+                say(plain(record))
     if failed:
         complain(f"{failed} of {len(findings)} checks failed; the report says what to do about each")
     return 1 if failed else 0

@@ -23,6 +23,7 @@ from proxy.config.model import (
     TlsConfig,
     TlsVersion,
     UpstreamConfig,
+    WebConfig,
     WorkersConfig,
 )
 
@@ -49,5 +50,6 @@ __all__ = [
     "TlsConfig",
     "TlsVersion",
     "UpstreamConfig",
+    "WebConfig",
     "WorkersConfig",
 ]

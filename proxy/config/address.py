@@ -116,6 +116,15 @@ def webhook(text: str) -> str:
     return _web_address(text, "write an address like https://...", "would send alerts in clear text")
 
 
+def web_page(text: str) -> str:
+    """Check where the web page is: https://HOST, or http:// on loopback; nothing behind the host. Without a slash."""
+    url = _web_address(text, "write an address like https://mail.example.com", "would send sign-ins in clear text")
+    parts = urlsplit(url)
+    if parts.path not in ("", "/") or parts.query:
+        raise BadAddress("has more than a host and a port", "give the page a host name of its own")
+    return f"{parts.scheme}://{parts.netloc.lower()}"
+
+
 def redirect_url(text: str) -> str:
     """Check where a browser comes back to (RFC 8252 7.3): http:// on loopback, port 0 for any free one, or https://."""
     remedy = 'write "http://127.0.0.1:0/", or the https:// address that is registered with the provider'

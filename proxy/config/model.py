@@ -205,6 +205,38 @@ class LimitsConfig:
 
 
 @dataclass(frozen=True, slots=True)
+class WebConfig:
+    """The web page. Without certificate it speaks HTTP: to the trusted proxies, or on loopback."""
+
+    host: str
+    port: int
+    public_url: str  # https://HOST[:PORT], or http:// on loopback; no slash at its end
+    upstream: str  # whose OAuth2 client signs people in, and whose accounts they have
+    certificate: Path | None = None
+    key: Path | None = None
+    trusted_proxies: tuple[str, ...] = ()  # CIDR; when there are any, nobody else is answered
+    mail_host: str = ""  # what mail programs are told to connect to
+    require_mfa: bool = True
+    amr: tuple[str, ...] = ("mfa",)  # RFC 8176; any of these shows MFA
+    acr: tuple[str, ...] = ()  # any of these does, too; they are also asked for
+    mfa_enforced_by_provider: bool = False
+    fresh_s: int = 900  # how old a sign-in may be that makes an app password
+    session_s: int = 28_800
+    domains: tuple[str, ...] = ()  # lower case
+    group: str = ""
+    group_claim: str = "groups"
+    tenants: tuple[str, ...] = ()  # Entra's ids; never empty where is_entra
+    mailbox_claim: str = ""  # that the provider vouches for; "": email if verified, Entra's preferred_username
+    is_entra: bool = False
+    create_accounts: bool = False
+    admin_group: str = ""
+
+    @property
+    def redirect_url(self) -> str:
+        return f"{self.public_url}/signed-in"
+
+
+@dataclass(frozen=True, slots=True)
 class Config:
     path: Path
     listeners: tuple[ListenConfig, ...]
@@ -217,6 +249,7 @@ class Config:
     alerts: AlertsConfig = field(default_factory=AlertsConfig)
     audit: AuditConfig = field(default_factory=AuditConfig)
     limits: LimitsConfig = field(default_factory=LimitsConfig)
+    web: WebConfig | None = None
 
     def upstreams_of(self, listener: ListenConfig) -> tuple[UpstreamConfig, ...]:
         return tuple(self.upstreams[name] for name in listener.upstreams)

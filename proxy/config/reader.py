@@ -29,10 +29,11 @@ from proxy.config.model import (
 )
 from proxy.config.table import Table, shown
 from proxy.config.upstream import upstreams_of
+from proxy.config.web import web_of
 from proxy.errors import ConfigError
 
 MAX_FILE_BYTES = 1_048_576  # ten thousand upstreams fit; anything longer is the wrong file
-_SECTIONS = ("store", "keys", "tls", "listen", "upstream", "alerts", "audit", "log", "workers", "limits")
+_SECTIONS = ("store", "keys", "tls", "listen", "upstream", "alerts", "audit", "log", "workers", "limits", "web")
 MAX_WORKERS = 1_024
 _NODE = re.compile(r"[A-Za-z0-9._-]{1,64}")  # as long as a host name may be on Linux
 _WEEK_S = 604_800
@@ -82,6 +83,7 @@ def load(path: Path) -> Config:
         alerts=_alerts(top),
         audit=_audit(top),
         limits=_limits(top),
+        web=web_of(top, upstreams, tls),
     )
 
 

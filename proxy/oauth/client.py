@@ -17,7 +17,7 @@ from proxy.errors import ConfigError, ProviderError, ProviderFault
 from proxy.oauth.answers import DEFAULT_LIFETIME_S, DeviceCode, Grant, device_code_of, grant_of, object_of
 from proxy.oauth.discovery import Discovery, Provider
 from proxy.oauth.exchange import MAX_RETRY_AFTER_S, Exchange
-from proxy.oauth.jwts import client_assertion, service_account_assertion, who_signed_in
+from proxy.oauth.jwts import address_in, claims_in, client_assertion, service_account_assertion
 from proxy.secret import Secret
 
 __all__ = ["DEFAULT_LIFETIME_S", "MAX_RETRY_AFTER_S", "REQUEST_S", "Grant", "TokenClient"]
@@ -95,13 +95,20 @@ class TokenClient:
 
     async def who_signed_in(self, upstream: UpstreamConfig, id_token: Secret, nonce: Secret | None) -> str:
         """The address in a validated ID token, "" if it has none. Raises BadIdToken too."""
+        claims = await self.id_claims(upstream, id_token, nonce)
+        return "" if claims is None else address_in(claims)
+
+    async def id_claims(
+        self, upstream: UpstreamConfig, id_token: Secret, nonce: Secret | None
+    ) -> dict[str, object] | None:
+        """What a validated ID token says; None for a provider without keys. Raises BadIdToken too."""
         oauth2 = _oauth2(upstream)
         async with self._within_deadline():
             provider = await self._discovery.all_sides(upstream, oauth2)
             if provider.issuer is None or provider.jwks_url is None:
-                return ""  # without keys nothing that it says counts
+                return None  # without keys nothing that it says counts
             jwks = object_of(await self._exchange.get(upstream, provider.jwks_url))
-            return who_signed_in(id_token, jwks, issuer=provider.issuer, client_id=oauth2.client_id, nonce=nonce)
+            return claims_in(id_token, jwks, issuer=provider.issuer, client_id=oauth2.client_id, nonce=nonce)
 
     async def close(self) -> None:
         await self._exchange.close()

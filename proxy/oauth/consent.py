@@ -26,6 +26,7 @@ from proxy.secret import Secret
 MAX_REDIRECTED = 16_384  # octets of the address a browser came back to; Entra's codes have some 1,500
 SLOW_DOWN_S = 5.0  # RFC 8628 3.5
 _IDENTITY_SCOPES = ("openid", "email", "profile")
+_NOTHING_MORE: Mapping[str, str] = {}
 _START_AGAIN = "start again, and use the newest page"
 
 
@@ -39,6 +40,19 @@ class Consent:
 
 
 @dataclass(frozen=True, slots=True)
+class FlowKeys:
+    """What ties a browser's way through a sign-in together: random texts that nobody can guess."""
+
+    state: Secret
+    verifier: Secret
+    nonce: Secret
+
+    @classmethod
+    def drawn(cls) -> FlowKeys:
+        return cls(*(Secret(secrets.token_urlsafe(48)) for _ in range(3)))
+
+
+@dataclass(frozen=True, slots=True)
 class CodeFlow:
     """Authorization code with PKCE S256, state and nonce (RFC 6749 4.1, RFC 7636): begun, and not finished yet.
 
@@ -49,19 +63,29 @@ class CodeFlow:
     upstream: UpstreamConfig
     url: str
     redirect_url: str
-    _state: Secret
-    _verifier: Secret
-    _nonce: Secret
+    keys: FlowKeys
     _issuer: str | None
 
     @classmethod
-    async def begin(cls, client: TokenClient, upstream: UpstreamConfig, redirect_url: str, mailbox: str) -> CodeFlow:
+    async def begin(
+        cls,
+        client: TokenClient,
+        upstream: UpstreamConfig,
+        redirect_url: str,
+        mailbox: str,
+        *,
+        keys: FlowKeys | None = None,
+        more: Mapping[str, str] = _NOTHING_MORE,
+    ) -> CodeFlow:
         """Make the address to sign in at.
 
         redirect_url    with its real port
         mailbox         a hint that spares the person typing; any account may sign in
+        keys            of a sign-in that goes on here; None: new ones
+        more            parameters over those of the configuration
         raises          ConsentError
         """
+        keys = keys or FlowKeys.drawn()
         try:
             provider = await client.provider(upstream)
         except ProviderError as error:
@@ -69,23 +93,23 @@ class CodeFlow:
         oauth2 = _oauth2(upstream)
         if provider.authorize_url is None:
             raise ConsentError("the provider's sign-in page is not known", remedy_of("no_authorize_url"))
-        state, verifier, nonce = (secrets.token_urlsafe(48) for _ in range(3))
         query = {
             "response_type": "code",
             "client_id": oauth2.client_id,
             "redirect_uri": redirect_url,
             "scope": " ".join(scopes_to_ask(oauth2, provider)),
-            "state": state,
-            "nonce": nonce,
-            "code_challenge": _challenge(verifier),
+            "state": keys.state.reveal(),
+            "nonce": keys.nonce.reveal(),
+            "code_challenge": _challenge(keys.verifier.reveal()),
             "code_challenge_method": "S256",
-            "login_hint": mailbox,
+            **({"login_hint": mailbox} if mailbox else {}),
             **dict(oauth2.authorize_parameters),
+            **more,
         }
         joint = "&" if urlsplit(provider.authorize_url).query else "?"
         url = provider.authorize_url + joint + urlencode(query)
         issuer = None if provider.issuer is None or "{" in provider.issuer else provider.issuer
-        return cls(upstream, url, redirect_url, Secret(state), Secret(verifier), Secret(nonce), issuer)
+        return cls(upstream, url, redirect_url, keys, issuer)
 
     def is_answered_by(self, address: str) -> bool:
         """Whether a browser that came to this address came from our sign-in, whatever its end was."""
@@ -93,12 +117,15 @@ class CodeFlow:
 
     async def finish(self, client: TokenClient, address: str) -> Consent:
         """Exchange what the browser brought back. Raises ConsentError."""
+        return await _consent_of(client, self.upstream, await self.exchange(client, address), self.keys.nonce)
+
+    async def exchange(self, client: TokenClient, address: str) -> Grant:
+        """The provider's answer as it is: its ID token is not looked at. Raises ConsentError."""
         code = self._code_in(address)
         try:
-            grant = await client.exchange_code(self.upstream, code, self.redirect_url, self._verifier)
+            return await client.exchange_code(self.upstream, code, self.redirect_url, self.keys.verifier)
         except ProviderError as error:
             raise explained(error) from None
-        return await _consent_of(client, self.upstream, grant, self._nonce)
 
     def _code_in(self, address: str) -> Secret:
         if len(address) > MAX_REDIRECTED or not address.isascii() or not address.isprintable():
@@ -119,7 +146,7 @@ class CodeFlow:
         return Secret(parameters["code"])
 
     def _has_our_state(self, parameters: Mapping[str, str]) -> bool:
-        return hmac.compare_digest(parameters.get("state", "").encode(), self._state.reveal().encode())
+        return hmac.compare_digest(parameters.get("state", "").encode(), self.keys.state.reveal().encode())
 
     def _remedy(self) -> str:
         return f"copy the whole address of the page that the browser ended at; it begins with {self.redirect_url}"

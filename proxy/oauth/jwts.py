@@ -76,10 +76,10 @@ def service_account_assertion(oauth2: OAuth2Config, audience: str, mailbox: str)
     return _signed({"alg": "RS256", "kid": key_id}, claims, key)
 
 
-def who_signed_in(
+def claims_in(
     id_token: Secret, jwks: Mapping[str, object], *, issuer: str, client_id: str, nonce: Secret | None
-) -> str:
-    """The address in an ID token, "" if it has none; for people to read, not to decide access by.
+) -> dict[str, object]:
+    """What a believable ID token says; "iss" is the issuer itself, with the tenant in the place of a template's.
 
     nonce   that the authorization request had; None for flows that have none
     raises  BadIdToken
@@ -103,11 +103,23 @@ def who_signed_in(
         raise BadIdToken(type(error).__name__) from None
     except (ValueError, TypeError, KeyError, AttributeError, RecursionError):  # a key set or token of another shape
         raise BadIdToken("unreadable") from None
+    return dict(claims)
+
+
+def address_in(claims: Mapping[str, object]) -> str:
+    """The address in an ID token, "" if it has none; for people to read, not to decide access by."""
     for name in _ADDRESS_CLAIMS:
         value = claims.get(name)
         if isinstance(value, str) and value.isprintable() and 3 <= len(value) <= 254 and "@" in value:
             return value
     return ""
+
+
+def who_signed_in(
+    id_token: Secret, jwks: Mapping[str, object], *, issuer: str, client_id: str, nonce: Secret | None
+) -> str:
+    """address_in, of what claims_in believes. Raises BadIdToken."""
+    return address_in(claims_in(id_token, jwks, issuer=issuer, client_id=client_id, nonce=nonce))
 
 
 def _signed(header: dict[str, str], claims: dict[str, str | int], key: RSAKey | ECKey) -> str:

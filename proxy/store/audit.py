@@ -179,6 +179,14 @@ def entries(connection: Connection, wanted: Wanted, after: int, limit: int) -> l
     return _read(connection, query)
 
 
+def latest(connection: Connection, wanted: Wanted, limit: int) -> list[Entry]:
+    """The newest of the entries asked for, newest first."""
+    query = select(*_COLUMNS).order_by(audit.c.id.desc()).limit(limit)
+    if wanted.account is not None:
+        query = query.where(audit.c.account == wanted.account)
+    return _read(connection, query)
+
+
 def deeds_on(connection: Connection, node: str, after: int) -> list[Entry]:
     """What was done on this node, beyond the id `after`, for its log: all but ordinary uses and refusals.
 

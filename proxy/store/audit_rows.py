@@ -29,6 +29,12 @@ class Event(Enum):
     UPSTREAM_REFUSES = "upstream_refuses"
     KEY_ADDED = "key_added"  # a master key
     KEY_DROPPED = "key_dropped"
+    SIGNED_IN = "signed_in"  # at the web page
+    SIGN_IN_REFUSED = "sign_in_refused"
+    SIGNED_OUT = "signed_out"
+    BOUND = "bound"  # an account to the person who owns it, at the first sign-in
+    GRANTED = "granted"  # somebody else may look after an account
+    GRANT_REVOKED = "grant_revoked"
 
 
 NEW_NETWORK = "new_network"  # cause of USED: the app password was never used from that network, but from others

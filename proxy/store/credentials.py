@@ -26,7 +26,7 @@ from proxy.store.rows import (
     SecretRow,
     Use,
 )
-from proxy.store.schema import account, credential, login_name, secret
+from proxy.store.schema import account, credential, login_name, secret, spent
 
 CREDENTIAL_COLUMNS = (
     credential.c.id,
@@ -105,9 +105,12 @@ def add_credential(
     """Write an app password with its first secret, whose id is returned beside it.
 
     most    live app passwords that an account may have; None: as many as it likes
-    raises  StoreError if the account is gone, has a live app password of this name, or `most`; SelectorTaken
+    raises  StoreError if the account is gone, has a live app password of this name, or `most`; SelectorTaken;
+            AlreadySpent
     """
     require_account(connection, new.account_id)
+    if new.once is not None:
+        connection.execute(insert(spent).values(token_hash=new.once.token_hash, until=new.once.until))
     of_account = credential.c.account_id == new.account_id
     is_live = and_(of_account, credential.c.name == new.name, credential.c.state != CredentialState.REVOKED)
     if (other := connection.scalars(select(credential.c.public_id).where(is_live)).first()) is not None:

@@ -19,7 +19,7 @@ from sqlalchemy.exc import (
 )
 
 from proxy.errors import StoreBroken, StoreDenied, StoreError, StoreUnavailable
-from proxy.store.rows import SelectorTaken
+from proxy.store.rows import AlreadySpent, SelectorTaken
 
 RESTORE = "stop Gatepost and restore a backup"
 UPGRADE = "run gatepost db upgrade"
@@ -63,6 +63,7 @@ _CONSTRAINTS: dict[str, tuple[str, type[StoreError], str, str]] = {
         "this id is taken",
         "try again: a new one is drawn",
     ),
+    "pk_spent": ("spent.token_hash", AlreadySpent, "this was done already", "it is not done twice"),
     "pk_recipient": ("recipient.key_id", StoreError, "this key is in the store already", ""),
 }
 

@@ -15,6 +15,10 @@ class SelectorTaken(StoreError):
     """The account has, or once had, a secret of this selector: draw another and try again."""
 
 
+class AlreadySpent(StoreError):
+    """What counts once was done before: a form that was sent twice, a sign-in whose end was."""
+
+
 class RecipientsChanged(StoreError):
     """The keys to seal to, or the deposit that was opened, are not what they were: read them again, and seal again."""
 
@@ -199,6 +203,14 @@ class NewAccount:
 
 
 @dataclass(frozen=True, slots=True)
+class Once:
+    """What may happen a single time: spent in the transaction in which it does. Only its hash is kept, until then."""
+
+    token_hash: str
+    until: datetime
+
+
+@dataclass(frozen=True, slots=True)
 class NewCredential:
     public_id: str
     account_id: int
@@ -209,6 +221,7 @@ class NewCredential:
     created_by: str
     selector: str
     phc: str
+    once: Once | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -31,7 +31,7 @@ from proxy.store.audit_rows import Event
 from proxy.store.rows import AccountState, CredentialState, Purpose, TokenState
 from proxy.store.types import UtcDateTime, Words
 
-HEAD = "0003"  # the newest migration; revisions are numbers of four digits, so that older and newer can be told apart
+HEAD = "0004"  # the newest migration; revisions are numbers of four digits, so that older and newer can be told apart
 
 metadata = MetaData(
     naming_convention={
@@ -240,6 +240,63 @@ session = Table(  # as last published; without foreign keys to what a revocation
     Column("since", UtcDateTime, nullable=False),
     Column("is_kicked", Boolean, nullable=False),
     Index("ix_session_mailbox", "upstream", "upstream_user", "protocol"),
+)
+
+person = Table(  # who signed in at the web page: known by what the provider never gives to anybody else
+    "person",
+    metadata,
+    Column("id", Integer, primary_key=True),
+    Column("issuer", Text, nullable=False),
+    Column("tenant", Text, nullable=False),  # Entra's tid; "" elsewhere
+    Column("subject", Text, nullable=False),  # Entra's oid; elsewhere sub
+    Column("address", Text, nullable=False),  # that the provider vouched for at the last sign-in; "" for none
+    Column("display", Text, nullable=False),  # an e-mail for people to read; nobody vouches for it
+    Column("created", UtcDateTime, nullable=False),
+    Column("last_seen", UtcDateTime, nullable=False),
+    UniqueConstraint("issuer", "tenant", "subject"),
+    sqlite_autoincrement=True,
+)
+
+binding = Table(  # whose mailbox an account is: made at the owner's first sign-in, and nobody else's from then on
+    "binding",
+    metadata,
+    Column("account_id", ForeignKey(account.c.id, ondelete="CASCADE"), primary_key=True),
+    Column("person_id", ForeignKey(person.c.id, ondelete="CASCADE"), nullable=False, index=True),
+    Column("created", UtcDateTime, nullable=False),
+)
+
+access_grant = Table(  # who else may look after an account, by the administrator's word
+    "access_grant",
+    metadata,
+    Column("account_id", ForeignKey(account.c.id, ondelete="CASCADE"), primary_key=True),
+    Column("grantee", Text, primary_key=True),  # an e-mail, or ISSUER#SUBJECT
+    Column("person_id", ForeignKey(person.c.id, ondelete="CASCADE"), index=True),  # null: not seen yet
+    Column("created", UtcDateTime, nullable=False),
+    Column("created_by", Text, nullable=False),
+)
+
+web_session = Table(
+    "web_session",
+    metadata,
+    Column("id_hash", Text, primary_key=True),  # the id itself is in one browser alone
+    Column("person_id", ForeignKey(person.c.id, ondelete="CASCADE"), nullable=False, index=True),
+    Column("is_admin", Boolean, nullable=False),
+    Column("created", UtcDateTime, nullable=False),
+    Column("last_seen", UtcDateTime, nullable=False),
+    Column("expires", UtcDateTime, nullable=False, index=True),
+    Column("auth_time", UtcDateTime, nullable=False),
+    Column("amr", Words, nullable=False),
+    Column("acr", Text, nullable=False),
+    Column("address", Text, nullable=False),
+    Column("held_for", ForeignKey(account.c.id, ondelete="SET NULL")),  # a sealed account
+    Column("held", LargeBinary),  # its new token, under a key made of the session's id
+)
+
+spent = Table(  # what counts once: states of sign-ins, forms that make an app password
+    "spent",
+    metadata,
+    Column("token_hash", Text, primary_key=True),
+    Column("until", UtcDateTime, nullable=False, index=True),
 )
 
 revision = Table(  # one row; raised by every change that live sessions must notice

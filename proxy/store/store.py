@@ -19,6 +19,7 @@ from proxy.store.audit import Scribe
 from proxy.store.audit_rows import SYSTEM, Actor
 from proxy.store.engine import Database, parse_url
 from proxy.store.faults import RESTORE
+from proxy.store.people import People
 from proxy.store.roster import Roster
 from proxy.store.rows import (
     Account,
@@ -43,6 +44,7 @@ from proxy.store.rows import (
 from proxy.store.schema import HEAD
 from proxy.store.trail import Trail
 from proxy.store.upkeep import Upkeep
+from proxy.store.web_sessions import WebSessions
 
 __all__ = ["SelectorTaken", "Store"]
 
@@ -60,6 +62,7 @@ class Store:
     trail   the audit; what is done here is written there in the same transaction, in the actor's name
     roster  workers and their live sessions
     upkeep  what runs by itself looks at: tokens to renew, people to tell
+    people  who may look after which account; web: the sessions of their browsers
     """
 
     def __init__(
@@ -73,6 +76,8 @@ class Store:
         self.trail = Trail(database, clock, actor)
         self.roster = Roster(database, clock, actor)
         self.upkeep = Upkeep(database)
+        self.people = People(database, clock, actor)
+        self.web = WebSessions(database, clock, actor)
 
     @classmethod
     def open(

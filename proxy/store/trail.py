@@ -24,6 +24,11 @@ class Trail:
         with self._database.read() as connection:
             return audit.entries(connection, wanted, after, limit)
 
+    def latest(self, account: str | None, limit: int) -> list[Entry]:
+        """The newest entries, of one account or (None) of all, newest first."""
+        with self._database.read() as connection:
+            return audit.latest(connection, Wanted(account), limit)
+
     def record_refusals(self, refusals: Sequence[Refusals]) -> None:
         with self._database.write() as connection:
             Scribe(self._actor, self._clock()).note_refusals(connection, refusals)

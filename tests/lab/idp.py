@@ -19,6 +19,7 @@ from tests.lab.programs import IDP_SOURCE, find_node
 LEVER_TIMEOUT_S = 10.0
 DEFAULT_TOKEN_LENGTH = 43
 TOTP_STEP_S = 30
+MFA = ("pwd", "otp", "mfa")  # RFC 8176
 
 FaultKind = Literal["late", "hang", "500", "429", "invalid_client", "drop", "lose_answer"]
 
@@ -74,11 +75,14 @@ class Idp(Part):
         self._lab_key = secrets.token_urlsafe(24)
         self._cookie_key = secrets.token_urlsafe(24)
         self._redirect_uris = [self.redirect_uri]
-        self._settings: dict[str, int | str | dict[str, str]] = {
+        self._settings: dict[str, Any] = {
             "ttl_s": ttl_s,
             "access_token_length": DEFAULT_TOKEN_LENGTH,
             "app_mailbox": "",
             "delegates": {},
+            "amr": list(MFA),
+            "id_claims": {},
+            "login_age_s": 0,
         }
 
     def launch(self) -> None:
@@ -157,6 +161,18 @@ class Idp(Part):
         """Set whose tokens open which other mailbox from now on, as a member's open a shared one; user -> mailbox."""
         self._set(delegates=delegates)
 
+    def set_amr(self, *methods: str) -> None:
+        """Set how people are said to have shown who they are (RFC 8176), from their next sign-in on."""
+        self._set(amr=list(methods))
+
+    def set_login_age(self, seconds: int) -> None:
+        """Set how long ago people are said to have signed in (auth_time), from their next sign-in on."""
+        self._set(login_age_s=seconds)
+
+    def set_id_claims(self, user: str, **claims: object) -> None:
+        """Set what ID tokens say of a user over sub, email and email_verified, from now on; nothing: that alone."""
+        self._set(id_claims={**self._settings["id_claims"], user: claims})
+
     def token_requests(self, *, reset: bool = False) -> TokenRequests:
         """Return the counts since the start or the last reset; reset=True counts from zero and returns that."""
         return TokenRequests(**self._pull("token-requests", reset=reset))
@@ -192,7 +208,7 @@ class Idp(Part):
     def _state_file(self) -> Path:
         return self._directory / "state.json"
 
-    def _set(self, **settings: int | str | dict[str, str]) -> None:
+    def _set(self, **settings: Any) -> None:
         self._settings.update(settings)  # so that a restart keeps them
         self._pull("settings", **settings)
 

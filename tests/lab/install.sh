@@ -123,13 +123,13 @@ choose_npm() {
     npm_command=("$root/bin/node" "$root/lib/node_modules/npm/bin/npm-cli.js")
 }
 
-install_idp() {
-    local stamp="$here/idp/node_modules/.gatepost-lab" lock="$here/idp/package-lock.json"
+install_npm() { # directory, whose packages
+    local stamp="$1/node_modules/.gatepost-lab" lock="$1/package-lock.json"
     choose_npm
     # The stamp is a copy of the lock it was made from: a changed lock is a reason to install again.
     if [ -f "$stamp" ] && cmp -s "$stamp" "$lock"; then return 0; fi
-    say "installing the identity provider's npm packages"
-    (cd "$here/idp" && "${npm_command[@]}" ci --no-audit --no-fund --ignore-scripts --loglevel=error)
+    say "installing $2 npm packages"
+    (cd "$1" && "${npm_command[@]}" ci --no-audit --no-fund --ignore-scripts --loglevel=error)
     cp "$lock" "$stamp"
 }
 
@@ -142,5 +142,6 @@ elif [ $want_servers = yes ]; then
 else
     install_debian $CLIENTS $DATABASE $PAGES
 fi
-if [ $want_servers = yes ]; then install_idp; fi
+if [ $want_servers = yes ]; then install_npm "$here/idp" "the identity provider's"; fi
+if [ $want_clients = yes ]; then install_npm "$here/../web/axe" "the page's judge's"; fi
 say "ready"

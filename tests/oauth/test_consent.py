@@ -87,7 +87,7 @@ async def test_no_two_sign_ins_share_a_secret(asking: TokenClient, provider: Scr
 
 async def test_a_sign_in_s_secrets_are_not_in_its_repr(asking: TokenClient, provider: ScriptedProvider) -> None:
     flow, _ = await begun(asking, provider.upstream())
-    for secret in (flow._verifier, flow._nonce):
+    for secret in (flow.keys.verifier, flow.keys.nonce):
         assert secret.reveal() not in repr(flow).replace(flow.url, "")
 
 

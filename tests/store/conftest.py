@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from proxy.store import Store
+from proxy.store.people_rows import NewWebSession, Person
 from proxy.store.rows import Account, Credential, Deposit, MasterKey, NewAccount, NewCredential, Purpose, Wrap
 
 NOW = datetime(2026, 11, 23, 12, 0, 0, 123456, tzinfo=UTC)
@@ -135,5 +136,23 @@ def new_deposit(master: MasterKey) -> Callable[..., Deposit]:
         return Deposit(
             f"row{next(numbers)}", account_id, purpose, text, (Wrap(master.key_id, b"wrapped"),), valid_until
         )
+
+    return make
+
+
+@pytest.fixture
+def new_web_session() -> Callable[..., NewWebSession]:
+    def make(person: Person, **changes: object) -> NewWebSession:
+        values: dict[str, object] = {
+            "id_hash": "hash1",
+            "person_id": person.id,
+            "is_admin": False,
+            "expires": NOW + timedelta(hours=8),
+            "auth_time": NOW,
+            "amr": (),
+            "acr": "",
+            "address": "192.0.2.7",
+        }
+        return NewWebSession(**{**values, **changes})
 
     return make

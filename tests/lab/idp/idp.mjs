@@ -20,6 +20,9 @@ const settings = {
   access_token_length: config.access_token_length,
   app_mailbox: config.app_mailbox,
   delegates: config.delegates,
+  amr: config.amr,
+  id_claims: config.id_claims,
+  login_age_s: config.login_age_s,
 };
 const store = new Store();
 store.load(config.state_file);
@@ -58,13 +61,17 @@ const provider = new Provider(config.issuer, {
   ],
   // "mail" belongs to the resource; in this list too, every login would loop in consent.
   scopes: ['openid', 'email', 'offline_access'],
-  claims: { openid: ['sub'], email: ['email'] },
+  // Which of these are there is settings.id_claims' and settings.amr's to say.
+  claims: {
+    openid: ['sub', 'acr', 'amr', 'auth_time', 'tid', 'oid', 'idp', 'groups', 'preferred_username'],
+    email: ['email', 'email_verified'],
+  },
   conformIdTokenClaims: false,
   pkce: { required: () => true },
   rotateRefreshToken: () => true,
   issueRefreshToken: async (ctx, client) => client.grantTypeAllowed('refresh_token'),
   findAccount: async (ctx, id) => (config.users[id]
-    ? { accountId: id, claims: async () => ({ sub: id, email: id }) } : undefined),
+    ? { accountId: id, claims: async () => ({ sub: id, email: id, email_verified: true, ...settings.id_claims[id] }) } : undefined),
   // Dovecot compares this with the login name.
   extraTokenClaims: async (ctx, token) => ({
     email: token.accountId ? settings.delegates[token.accountId] ?? token.accountId : settings.app_mailbox,
@@ -183,7 +190,14 @@ async function interact(req, res, path) {
       const isRight = /^[0-9]{6}$/.test(token) && (await verify({ secret, token, epochTolerance: CODE_TOLERANCE_S })).valid;
       if (!isRight) return show(res, pages.codePage(uid, 'Wrong code.'), 401);
       passwordGiven.delete(uid);
-      return finish({ login: { accountId: user, acr: 'mfa', amr: ['pwd', 'otp', 'mfa'] } }, false);
+      return finish({
+        login: {
+          accountId: user,
+          acr: settings.amr.includes('mfa') ? 'mfa' : undefined,
+          amr: settings.amr,
+          ts: Math.floor(Date.now() / 1000) - settings.login_age_s,
+        },
+      }, false);
     }
     default:
       return show(res, pages.errorPage({ error: 'no such page' }), 404);
