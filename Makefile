@@ -9,10 +9,11 @@ export VENV
 # ONCE=1 lets the demo end by itself; otherwise it keeps running for the reader's own mail client.
 ONCE ?=
 
-.PHONY: help demo test check lint format types docs dist deb lab lab-servers bench bench-short bench-peers lock clean bench-revocation
+.PHONY: help demo test test-systemd check lint format types docs dist deb lab lab-servers bench bench-short bench-peers lock clean
+.PHONY: bench-revocation
 
 help:  ## show this list
-	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 14
+	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 16
 
 demo: $(VENV)/.installed lab-servers  ## the story: an old mail client, an app password, an OAuth2-only server
 	$(BIN)/python -m tests.demo $(if $(ONCE),--once)
@@ -22,6 +23,10 @@ test: $(VENV)/.installed lab  ## all tests, in parallel
 
 bench-revocation: $(VENV)/.installed lab  ## how fast a revocation is felt on two nodes; see bench/RESULTS.md
 	$(BIN)/python -m bench.revocation
+
+test-systemd: $(VENV)/.installed  ## the service in a booted systemd: a Debian in systemd-nspawn, as root
+	tests/lab/install.sh systemd
+	GATEPOST_SYSTEMD=1 $(BIN)/python -m pytest -rs tests/systemd $(ARGS)
 
 check: lint types test  ## format, lint, types and tests: what CI runs
 

@@ -349,6 +349,8 @@ class Supervisor:
             self._close_pulse(slot)
         slot.ended()
         if one.phase is Phase.LEAVING:
+            if status == -signal.SIGTERM and one.kill_at is not None:
+                status = 0  # ours, and it met one whose loop had ended already and has no handler any more
             if self._is_ending:
                 self._status = max(self._status, status if status >= 0 else 128 - status)
             if status:

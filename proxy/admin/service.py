@@ -75,6 +75,8 @@ def _ask(request: Words) -> Words:
         raise OperatorError(
             f"{path} is not open to this user", "run it as root, or as a member of the service's group"
         ) from None
+    except (BrokenPipeError, ConnectionResetError):
+        raise _turned_away() from None
     except TimeoutError:
         raise OperatorError("the service does not answer", "look at its log: journalctl -u gatepost") from None
     except OSError:
@@ -93,9 +95,7 @@ def _read(sock: socket.socket) -> Words:
         if len(data) > MAX_ANSWER_BYTES:
             raise _strange()
     if not data:
-        raise OperatorError(
-            "the service closed the connection", "run it as root, or as a member of the service's group; see its log"
-        )
+        raise _turned_away()
     try:
         answer = json.loads(data)
     except ValueError:
@@ -112,6 +112,12 @@ def _finding(one: object) -> Finding:
         str(one.get("name", "")), ok=one.get("ok") is True, detail=str(one.get("detail", "")),
         remedy=str(one.get("remedy", "")),
     )  # fmt: skip
+
+
+def _turned_away() -> OperatorError:
+    return OperatorError(
+        "the service closed the connection", "run it as root, or as a member of the service's group; see its log"
+    )
 
 
 def _strange() -> OperatorError:

@@ -42,7 +42,7 @@ class Certificates:
 
     def of(self, listener: ListenConfig) -> ssl.SSLContext | None:
         """The context for a new connection; None without TLS."""
-        return self._contexts.get(listener.minimum_tls)
+        return None if listener.tls is Tls.NONE else self._contexts[listener.minimum_tls]
 
     def have_changed(self) -> bool:
         """Whether the files are other ones than at the last look, and stayed so for two looks.

@@ -2,7 +2,7 @@
 # Install what tests/lab runs: the upstream servers, the legacy mail clients, the load balancer and the browser of the
 # test-suite.
 #
-#   tests/lab/install.sh [servers] [clients]      neither word means both
+#   tests/lab/install.sh [servers] [clients] [systemd]      no word means the first two
 #
 # Idempotent: what is there already is left alone, and then nothing is downloaded.
 # VENV (default .venv) is the Python environment that gets PyPI's node when the machine has none of version 20 or newer.
@@ -12,6 +12,7 @@ SERVERS="dovecot-core dovecot-imapd dovecot-lmtpd dovecot-submissiond postfix"
 # libnet-ssleay-perl: swaks only recommends it, and has no TLS without.
 # haproxy: what clients come by.
 CLIENTS="curl isync fetchmail msmtp mutt offlineimap3 swaks libnet-ssleay-perl chromium haproxy"
+SYSTEMD="systemd systemd-container mmdebstrap" # tests/systemd boots one; its make target asks for it
 DATABASE="postgresql" # tests/store runs a private cluster of its own; with the clients, as only tests need it
 PAGES="man-db mandoc zsh fish" # the manual is rendered and the completions are tried; without them these tests skip
 OLDEST_NODE=20 # oidc-provider 9 uses syntax and crypto that node 18 lacks
@@ -26,13 +27,15 @@ fail() {
 
 want_servers=no
 want_clients=no
+want_systemd=no
 [ $# -gt 0 ] || set -- servers clients
 for part in "$@"; do
     case $part in
         servers) want_servers=yes ;;
         clients) want_clients=yes ;;
+        systemd) want_systemd=yes ;;
         *)
-            printf 'usage: %s [servers] [clients]\n' "$0" >&2
+            printf 'usage: %s [servers] [clients] [systemd]\n' "$0" >&2
             exit 2
             ;;
     esac
@@ -134,14 +137,12 @@ install_npm() { # directory, whose packages
 }
 
 # Word splitting is wanted: the lists are words.
+wanted=
+[ $want_servers = no ] || wanted="$wanted $SERVERS"
+[ $want_clients = no ] || wanted="$wanted $CLIENTS $DATABASE $PAGES"
+[ $want_systemd = no ] || wanted="$wanted $SYSTEMD"
 # shellcheck disable=SC2086
-if [ $want_servers = yes ] && [ $want_clients = yes ]; then
-    install_debian $SERVERS $CLIENTS $DATABASE $PAGES
-elif [ $want_servers = yes ]; then
-    install_debian $SERVERS
-else
-    install_debian $CLIENTS $DATABASE $PAGES
-fi
+install_debian $wanted
 if [ $want_servers = yes ]; then install_npm "$here/idp" "the identity provider's"; fi
 if [ $want_clients = yes ]; then install_npm "$here/../web/axe" "the page's judge's"; fi
 say "ready"

@@ -40,6 +40,14 @@ def test_idle_accounts_are_those_whose_grant_nobody_used_since_then(store, clock
     assert bare.id not in ids(store.upkeep.idle_accounts(clock(), 9))
 
 
+def test_a_census_counts_all_and_those_that_need_consent(store, clock):
+    assert store.upkeep.census() == (0, 0)
+    for name in "abc":
+        account = add(store, name)
+    store.set_token_state(account.id, TokenState.NEEDS_CONSENT, "", clock())
+    assert store.upkeep.census() == (3, 1)
+
+
 def test_upheld_and_failing_accounts_are_active_and_may_still_be_mended(store, clock):
     fresh, failing, longer, refused, lost, disabled = (add(store, name) for name in "abcdef")
     sealed = add(store, "s", sealed=True)
