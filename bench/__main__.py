@@ -57,6 +57,7 @@ def main() -> int:
         bench.afresh({name: measure for name, measure in ONCE.items() if name in chosen})
         if "own" in chosen:
             bench.run.own.update(own.figures(lab, USERS, directory))
+        bench.note_load()
         if "growth" in chosen:
             bench.run.growth.update(own.growth(lab, USERS, form))
     print(report.tables(bench.run))
@@ -78,10 +79,12 @@ class Bench:
 
     def in_turns(self, measures: dict[str, Measure]) -> None:
         """Every measure on every target, all running, as often as the form says."""
+        if not measures:
+            return
         with ExitStack() as stack:
             targets = [stack.enter_context(self._start(each, "turns")) for each in self._contestants]
-            for number in range(self._form.rounds if measures else 0):
-                self._note_load()
+            for number in range(self._form.rounds):
+                self.note_load()
                 print(f"round {number + 1} of {self._form.rounds}, load average {self._loads[-1]:.1f}", flush=True)
                 for name, measure in measures.items():
                     # Each time another one begins: who comes after a heavy one may find the machine busy.
@@ -94,7 +97,7 @@ class Bench:
         """Every measure once, each on processes that have done nothing yet: freed memory would hide what is used."""
         for name, measure in measures.items():
             for each in self._contestants:
-                self._note_load()
+                self.note_load()
                 with self._start(each, name) as target:
                     self._take(name, measure, target)
 
@@ -117,7 +120,7 @@ class Bench:
         words = " ".join(f"{key}={value:.3g}" for key, value in figures.items() if key != "failures")
         print(f"  {name} {target.name} ({time.monotonic() - start:.0f} s): {words}", flush=True)
 
-    def _note_load(self) -> None:
+    def note_load(self) -> None:
         self._loads.append(os.getloadavg()[0])
         self.run.conditions["load average"] = f"{min(self._loads):.1f}-{max(self._loads):.1f}"
 

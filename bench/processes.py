@@ -11,10 +11,10 @@ TICK_S = 1 / os.sysconf("SC_CLK_TCK")
 def tree(root: int) -> list[int]:
     """The living processes at and below `root`: a server's workers are its children, or theirs."""
     children: dict[int, list[int]] = {}
-    for stat in Path("/proc").glob("[0-9]*/stat"):
-        fields = _fields(stat)
+    for directory in Path("/proc").iterdir():  # glob looks at what it found, and raises if that is gone
+        fields = _fields(directory / "stat") if directory.name.isdigit() else None
         if fields is not None:
-            children.setdefault(int(fields[1]), []).append(int(stat.parent.name))
+            children.setdefault(int(fields[1]), []).append(int(directory.name))
     found, waiting = [], [root]
     while waiting:
         pid = waiting.pop()

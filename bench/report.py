@@ -57,7 +57,7 @@ OWN = {
     "list_cpu_s": Metric("the same: CPU seconds", 2),
 }
 INTRODUCTION = """\
-Written by `make bench` (or `make bench-short`); do not edit. Medians of interleaved runs, in brackets the range. CPU is
+Written by `make bench` or `make bench-short`. Medians of interleaved runs, in brackets the range. CPU is
 user and system time of all processes of a proxy. The last column is the bound for Gatepost. Figures of one run stand
 beside each other: another machine, or a busier one, has others.
 """
@@ -89,26 +89,34 @@ class Run:
 
 
 def write(run: Run) -> None:
-    """Write the section, the plots and this run's line of the history."""
+    """Write the sections of what was measured, and for a comparison its plots and its line of the history."""
+    if run.own:
+        put_section("alone", f"## Gatepost alone\n\n{_conditions(run)}\n\n{_own(run)}")
+    if run.growth:
+        put_section("growth", f"## By size of the store\n\n{_conditions(run)}\n\n{_growth(run)}")
+    if not run.samples:
+        return
     history: list[dict[str, Any]] = json.loads(HISTORY.read_text()) if HISTORY.exists() else []
     history.append(_line(run))
     HISTORY.write_text(json.dumps(history, indent=1) + "\n")
     _plot(run)
-    versions = ", ".join(f"{name} {version}" for name, version in run.versions.items())
-    conditions = [f"- {name}: {value}" for name, value in {**run.conditions, "versions": versions}.items()]
     parts = [
         "## Gatepost beside its peers",
         INTRODUCTION,
-        "\n".join(conditions),
+        _conditions(run),
         _table(run),
         "### As ratios\n\n" + _ratios(run),
         "![CPU per login](plots/login.svg) ![CPU per GB](plots/relay.svg) ![memory](plots/idle.svg)",
         NOT_DONE,
-        "### Gatepost alone\n\n" + _own(run),
-        "### By size of the store\n\n" + _growth(run),
         "### Our own figures by commit\n\n" + _history(history),
     ]
     put_section("proxies", "\n\n".join(part.strip() for part in parts))
+
+
+def _conditions(run: Run) -> str:
+    versions = ", ".join(f"{name} {version}" for name, version in run.versions.items())
+    named = {**run.conditions, **({"versions": versions} if versions else {})}
+    return "\n".join(f"- {name}: {value}" for name, value in named.items())
 
 
 def tables(run: Run) -> str:
@@ -187,8 +195,6 @@ def _own(run: Run) -> str:
 
 
 def _growth(run: Run) -> str:
-    if not run.growth:
-        return "Not measured in this run."
     lines = ["| store | warm login, CPU ms | idle session, KB | worker RSS, MB |", "| --- | --- | --- | --- |"]
     lines += [
         f"| {name} | {found['login_cpu_ms']:.2f} | {found['idle_kb']:.0f} | {found['rss_mb']:.0f} |"

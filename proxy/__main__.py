@@ -7,7 +7,7 @@ import sys
 
 from proxy.cli import main as run
 
-YOUNG_OBJECTS = 50_000  # CPython's own is 700, and what a command imports are some 200,000 that stay
+YOUNG_OBJECTS = 50_000  # CPython's own is 700, and what a command imports are some 50,000 that stay
 
 
 def main() -> int:
@@ -16,7 +16,7 @@ def main() -> int:
     try:
         return run()
     finally:
-        # The interpreter looks for garbage once more at its end, which is a third of a short command's time.
+        # The interpreter looks for garbage once more at its end: a good part of what a short command takes.
         gc.freeze()
 
 

@@ -16,6 +16,8 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Protocol
 
+from proxy.meters import Board, Sheet
+
 KEY_BYTES = 32
 FINGERPRINT_BYTES = 32  # what vault/cache makes: an HMAC with SHA-256
 MAX_MESSAGE_BYTES = 512  # a login name has 254 octets at most, an address 45
@@ -26,21 +28,39 @@ _WRONG, _SUCCESS = b"w", b"s"
 
 @dataclass(frozen=True, slots=True)
 class Wires:
-    """A worker's ends. `key` makes the fingerprints, the same in all workers; it is never stored nor shown."""
+    """A worker's ends. `key` makes the fingerprints, the same in all workers; it is never stored nor shown.
+
+    board   the numbers of all workers; `sheet` is where this one writes its own
+    """
 
     inbox: socket.socket
     outboxes: tuple[socket.socket, ...]
     key: bytes = field(repr=False)
+    board: Board = field(repr=False)
+    sheet: Sheet = field(repr=False)
 
 
-def lay(workers: int, stack: contextlib.ExitStack) -> tuple[Wires, ...]:
-    """The wires for so many workers, all open until `stack` ends: a replacement gets those of the one that died."""
+def lay(workers: int, stack: contextlib.ExitStack, board: Board | None = None) -> tuple[Wires, ...]:
+    """The wires for so many workers, all open until `stack` ends: a replacement gets those of the one that died.
+
+    board   where their numbers are kept, beyond the end of `stack`; without one they are kept for so long only
+    """
     pairs = [socket.socketpair(socket.AF_UNIX, socket.SOCK_DGRAM) for _ in range(workers)]
     for end in (end for pair in pairs for end in pair):
         stack.enter_context(end).setblocking(False)
     key = secrets.token_bytes(KEY_BYTES)
+    board = board or Board()
+    sheets = [board.lend() for _ in range(workers)]
+    for sheet in sheets:
+        stack.callback(board.take_back, sheet)
     return tuple(
-        Wires(inbox, tuple(sender for other, (_, sender) in enumerate(pairs) if other != number), key)
+        Wires(
+            inbox,
+            tuple(sender for other, (_, sender) in enumerate(pairs) if other != number),
+            key,
+            board,
+            sheets[number],
+        )
         for number, (inbox, _) in enumerate(pairs)
     )
 

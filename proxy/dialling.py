@@ -15,6 +15,7 @@ from proxy.caps import Caps, Place
 from proxy.config import Protocol, UpstreamConfig
 from proxy.errors import Refusal, Refused, UpstreamError, UpstreamFault
 from proxy.login_rules import OF_UPSTREAM
+from proxy.meters import DIALS, UPSTREAM_ERRORS, Meters
 from proxy.oauth import TokenBroker
 from proxy.oauth.app_only import is_app_only
 from proxy.oauth.held import Held
@@ -38,12 +39,18 @@ class Dialler:
     """Opens connections for accounts. One per LoginService."""
 
     def __init__(
-        self, *, broker: TokenBroker, caps: Caps, do_later: Callable[[Coroutine[None, None, None]], None]
+        self,
+        *,
+        broker: TokenBroker,
+        caps: Caps,
+        do_later: Callable[[Coroutine[None, None, None]], None],
+        meters: Meters | None = None,
     ) -> None:
         """`do_later` runs what a login leaves behind, without making it wait."""
         self._broker = broker
         self._caps = caps
         self._do_later = do_later
+        self._meters = meters or Meters()
         self._redial_at: dict[int, float] = {}  # by account; loop time
         self._refused_since: dict[int, datetime] = {}  # by account: the token_since of the row that was refused
         self._refusals: dict[int, int] = {}  # in a row
@@ -65,7 +72,10 @@ class Dialler:
         try:
             with place:
                 self._refuse_if_just_refused(account)  # to another login, while this one stood in line
-                connection = await self._dialled(account, held, key, upstream=upstream, protocol=protocol, dial=dial)
+                measured = self._measured(dial)
+                connection = await self._dialled(
+                    account, held, key, upstream=upstream, protocol=protocol, dial=measured
+                )
         except UpstreamError as error:
             await self._failed(account, error)
         self._refusals.pop(account.id, None)
@@ -100,6 +110,20 @@ class Dialler:
                 raise
         # Outcomes E38: once, on a fresh connection.
         return await dial(upstream, protocol, _bearer(account, renewed))
+
+    def _measured(self, dial: Dial[C]) -> Dial[C]:
+        async def measured(upstream: UpstreamConfig, protocol: Protocol, credential: UpstreamCredential) -> C:
+            clock = asyncio.get_running_loop().time
+            began = clock()
+            try:
+                connection = await dial(upstream, protocol, credential)
+            except UpstreamError as error:
+                self._meters.count(UPSTREAM_ERRORS, upstream.name, protocol, error.fault.value)
+                raise
+            self._meters.observe(DIALS, upstream.name, protocol, value=clock() - began)
+            return connection
+
+        return measured
 
     def _refuse_if_hopeless(self, account: Account, upstream: UpstreamConfig) -> None:
         lacks_token = account.token_state in (TokenState.NEEDS_CONSENT, TokenState.NONE)

@@ -7,6 +7,7 @@ workers end with their last session.
 from __future__ import annotations
 
 import contextlib
+import logging
 import os
 import signal
 import socket
@@ -18,8 +19,15 @@ from time import monotonic
 from proxy.bus import Wires, lay
 from proxy.config import Config
 from proxy.edge.certificates import Certificates
+from proxy.errors import ConfigError
+from proxy.listeners import open_monitor, open_sockets
+from proxy.logs import Line
+from proxy.meters import Board
+from proxy.notify import Passed
 from proxy.pulse import Beat
 from proxy.serve import usable_cores
+
+logger = logging.getLogger("gatepost.workers")
 
 HEAD_START_S = 4.0  # worker 0 asks the upstreams what they offer (3 s at most); the others begin with its answers
 SOON_S = 10.0  # a worker that lived for less is not replaced at once
@@ -60,6 +68,7 @@ class Slot:
         self.beat = Beat()
 
     def ended(self) -> None:
+        self.wires.sheet.forget_gauges()
         self.pid, self.is_ready, self.beat = None, False, Beat()
 
     def send(self, number: signal.Signals) -> None:
@@ -76,6 +85,8 @@ class Generation:
     certificates: Certificates
     sockets: Sequence[socket.socket]
     control: socket.socket | None
+    monitor: socket.socket | None  # where numbers and health are asked for
+    board: Board
     slots: list[Slot]
     wires: contextlib.ExitStack
     phase: Phase = Phase.COMING
@@ -90,16 +101,56 @@ class Generation:
         *,
         sockets: Sequence[socket.socket],
         control: socket.socket | None,
+        monitor: socket.socket | None = None,
+        board: Board | None = None,
     ) -> Generation:
-        """Its first worker is due now, the others when it is ready."""
+        """Its first worker is due now, the others when it is ready.
+
+        board   where the numbers of all generations are kept; the first has none yet
+        """
         workers = config.workers.count or usable_cores()
         now = monotonic()
+        board = board or Board()
         stack = contextlib.ExitStack()
         slots = [
             Slot(index, own, start_at=now if index == 0 else now + HEAD_START_S)
-            for index, own in enumerate(lay(workers, stack))
+            for index, own in enumerate(lay(workers, stack, board))
         ]
-        return cls(number, config, certificates, sockets, control, slots, stack)
+        return cls(number, config, certificates, sockets, control, monitor, board, slots, stack)
+
+    def next(self, config: Config, certificates: Certificates, passed: Sequence[Passed]) -> Generation:
+        """The one that comes after this: it keeps the sockets that it can, and counts on. Raises ConfigError."""
+        former = list(zip(self.config.listeners, self.sockets, strict=True))
+        sockets = open_sockets(config.listeners, passed, former)
+        try:
+            monitor = open_monitor(config.metrics, self.config.metrics, self.monitor)
+        except ConfigError:
+            for sock in sockets:
+                if sock not in self.sockets and all(sock is not one.sock for one in passed):
+                    sock.close()
+            raise
+        return Generation.make(
+            self.number + 1,
+            config,
+            certificates,
+            sockets=sockets,
+            control=self.control,
+            monitor=monitor,
+            board=self.board,
+        )
+
+    def tell_where(self, known: Sequence[socket.socket]) -> None:
+        """Log each socket that it listens on, but for those that were told of before."""
+        for listener, sock in zip(self.config.listeners, self.sockets, strict=True):
+            if sock not in known:
+                logger.info("%s", Line("listening", on=_named(listener.protocol, sock), tls=listener.tls.value))
+        if self.monitor is not None and self.monitor not in known:
+            logger.info("%s", Line("monitoring", on=_named("http", self.monitor)))
+
+    @property
+    def opened(self) -> list[socket.socket]:
+        """All that it listens on."""
+        return [*self.sockets, *([] if self.monitor is None else [self.monitor])]
 
     def living(self) -> Iterator[Slot]:
         return (slot for slot in self.slots if slot.pid is not None)
@@ -137,5 +188,10 @@ class Generation:
 
     def __exit__(self, *_: object) -> None:
         self.close()
-        for sock in self.sockets:
+        for sock in self.opened:
             sock.close()
+
+
+def _named(scheme: str, sock: socket.socket) -> str:
+    host, port = sock.getsockname()[:2]
+    return f"{scheme}://{f'[{host}]' if ':' in host else host}:{port}"

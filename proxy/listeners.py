@@ -10,7 +10,7 @@ import ipaddress
 import socket
 from collections.abc import Sequence
 
-from proxy.config import ListenConfig, Protocol, Tls
+from proxy.config import ListenConfig, MetricsConfig, Protocol, Tls
 from proxy.edge import listen
 from proxy.errors import ConfigError
 from proxy.notify import Passed
@@ -51,6 +51,20 @@ def open_sockets(
             sock.close()
         raise
     return [found[index] for index in range(len(listeners))]
+
+
+def open_monitor(
+    metrics: MetricsConfig, before: MetricsConfig | None = None, former: socket.socket | None = None
+) -> socket.socket | None:
+    """The socket of [metrics], None without an address. One in use is kept if the address is the same as before.
+
+    raises  ConfigError
+    """
+    if metrics.address is None:
+        return None
+    if former is not None and before is not None and before.address == metrics.address:
+        return former
+    return listen.bind_to(*metrics.address)
 
 
 def _matched(listeners: Sequence[ListenConfig], passed: Sequence[Passed]) -> dict[int, socket.socket]:

@@ -22,6 +22,7 @@ from proxy.errors import Answer, Refusal, Refused, StoreUnavailable
 from proxy.journal import Journal
 from proxy.login_rules import Wanted, judge
 from proxy.logs import Line
+from proxy.meters import LOGIN_SECONDS, LOGINS, Meters
 from proxy.oauth import TokenBroker
 from proxy.refusals import Kind, RefusalLedger
 from proxy.sessions import Registry, Session
@@ -85,6 +86,7 @@ class LoginService:
         caps: Caps,
         worker_id: str,
         fingerprints: Fingerprints | None = None,
+        meters: Meters | None = None,
     ) -> None:
         """`fingerprints` are those of the node's workers, for a throttle that they share."""
         self._upstreams = upstreams
@@ -98,7 +100,8 @@ class LoginService:
         self._journal = journal
         self._refusals = refusals
         self._worker_id = worker_id
-        self._dialler = Dialler(broker=broker, caps=caps, do_later=self._do_later)
+        self._meters = meters or Meters()
+        self._dialler = Dialler(broker=broker, caps=caps, do_later=self._do_later, meters=self._meters)
         self._fingerprints = fingerprints or Fingerprints()
         self._chores: set[asyncio.Task[None]] = set()
 
@@ -288,6 +291,9 @@ class LoginService:
         level: int = logging.INFO,
     ) -> None:
         elapsed_s = asyncio.get_running_loop().time() - attempt.started
+        self._meters.count(LOGINS, attempt.protocol, result, refused.refusal.value if refused else "")
+        if session is not None:
+            self._meters.observe(LOGIN_SECONDS, attempt.protocol, value=elapsed_s)
         line = Line(
             "login",
             service=attempt.protocol,

@@ -46,7 +46,7 @@ def judge(row: LoginRow, wanted: Wanted, now: datetime) -> Refusal | None:
     rules = (
         (credential.state is CredentialState.REVOKED, Refusal.REVOKED),
         (account.state is AccountState.DISABLED, Refusal.ACCOUNT_DISABLED),
-        (credential.state is CredentialState.SUSPENDED, Refusal.SUSPENDED),
+        (credential.is_suspended, Refusal.SUSPENDED),
         (is_expired, Refusal.EXPIRED),
         (wanted.protocol not in credential.protocols, Refusal.WRONG_PROTOCOL),
         (not _is_within(wanted.peer, credential.networks), Refusal.WRONG_NETWORK),

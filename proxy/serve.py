@@ -39,6 +39,8 @@ from proxy.housekeeping import AuditLog, Housekeeper
 from proxy.journal import Journal
 from proxy.login import LoginService
 from proxy.logs import Line
+from proxy.meters import Meters
+from proxy.monitoring import Monitoring
 from proxy.oauth import TokenBroker, TokenClient
 from proxy.oauth.ahead import Ahead
 from proxy.publishing import Publisher
@@ -72,6 +74,7 @@ class Post:
     wires: Wires
     certificates: Certificates | None = None  # None: they are read by the worker
     control: socket.socket | None = None  # where the node's commands ask, for the first worker alone
+    monitor: socket.socket | None = None  # where numbers and health are asked for
 
     @property
     def is_first(self) -> bool:
@@ -93,6 +96,7 @@ class Server:
     acceptors: list[listen.Acceptor]
     journal: Journal
     first_probe: asyncio.Event  # every upstream was asked once for its extensions, or did not answer
+    monitoring: Monitoring
     census: Census
     ahead: Ahead
     duties: list[asyncio.Task[None]]  # what one worker of a node does for all
@@ -112,6 +116,7 @@ class Server:
         logger.info("%s", Line("draining", worker=self.seat.number, sessions=sessions, waiting=waiting))
         for acceptor in self.acceptors:
             acceptor.stop()
+        self.monitoring.drains()
         self.house.guests.close_waiting(Answer.CLOSING)
         await self.house.registry.drain(deadline)
         with contextlib.suppress(TimeoutError):
@@ -122,6 +127,7 @@ class Server:
         """Accept nobody any more, and let all who are here go on. What is done for the whole node is others' now."""
         for acceptor in self.acceptors:
             acceptor.stop()
+        self.monitoring.leaves()
         for duty in self.duties:
             duty.cancel()
         self.ahead.stop_searching()
@@ -166,6 +172,7 @@ async def running(config: Config, store: Store, master: MasterPrivate, post: Pos
         for acceptor in server.acceptors:
             stack.push_async_callback(acceptor.close)
             acceptor.start()
+        server.monitoring.accepts()
         stack.push_async_callback(server.cut_off)
         yield server
 
@@ -178,12 +185,14 @@ async def build(
     limits = config.limits
     hostname = socket.gethostname()
     store = store.acting(Actor(SYSTEM, seat.node, worker=seat.number))
-    pool = StorePool(store)
+    meters = Meters(post.wires.sheet)
+    pool = StorePool(store, meters=meters)
     stack.callback(pool.close)
     hashes = HashPool(
         Hasher(memory_kib=limits.argon2_memory_kib, time=limits.argon2_time, lanes=limits.argon2_lanes),
         threads=hashing_threads(post, usable_cores()),
         queue=limits.hash_queue,
+        meters=meters,
     )
     stack.callback(hashes.close)
     record_uses = partial(store.record_uses, is_told=config.alerts.new_network)
@@ -193,7 +202,7 @@ async def build(
         lambda rows: pool.run(store.trail.record_refusals, rows), interval_s=config.audit.flush_s, clock=monotonic
     )
     stack.push_async_callback(refusals.close)
-    token_client = TokenClient(client_context)
+    token_client = TokenClient(client_context, meters=meters)
     alerts = Alerts(store=store, pool=pool, deliver=Hooks(config.alerts).deliver, node=seat.node)
     broker = TokenBroker(store=store, pool=pool, master=master, client=token_client, clock=monotonic, ear=alerts)
     stack.push_async_callback(broker.close)
@@ -239,27 +248,37 @@ async def build(
         refusals=refusals,
         caps=caps,
         worker_id=seat.id,
+        meters=meters,
     )
     stack.push_async_callback(login.close)
     extensions = Extensions(store, pool)
     stack.push_async_callback(extensions.close)
     await extensions.load(config.upstreams)
-    loop = asyncio.get_running_loop()
-
-    def hint() -> None:
-        loop.call_soon_threadsafe(registry.hint)
-
-    stack.enter_context(hints(config.store.url, hint))
+    stack.enter_context(hints(config.store.url, partial(_call_soon, asyncio.get_running_loop(), registry.hint)))
+    certificates = post.certificates or Certificates(config.tls, config.listeners)
     house = House(
         hostname=hostname,
         login=login,
         registry=registry,
         guests=Guests(connections=post.share_of(limits.connections), waiting_per_address=limits.waiting_per_address),
-        tls_context=(post.certificates or Certificates(config.tls, config.listeners)).of,
+        tls_context=certificates.of,
         extensions=extensions.offered,
         learn=extensions.learn,
+        meters=meters,
     )
+    monitoring = Monitoring(
+        config,
+        certificates,
+        post.wires,
+        meters,
+        house,
+        pool=pool,
+        workers=post.workers,
+        is_first=post.is_first,
+    )
+    await monitoring.answer(post.monitor, stack)
     tasks = [
+        monitoring.observer.run(),
         registry.watch(),
         journal.run(),
         refusals.run(),
@@ -284,7 +303,12 @@ async def build(
         listen.Acceptor(house, listener, sock, _front_of(listener), per_turn=per_turn)
         for listener, sock in zip(config.listeners, post.sockets, strict=True)
     ]
-    return Server(config, seat, house, acceptors, journal, extensions.first_round, census, ahead, owned)
+    return Server(config, seat, house, acceptors, journal, extensions.first_round, monitoring, census, ahead, owned)
+
+
+def _call_soon(loop: asyncio.AbstractEventLoop, call: Callable[[], None]) -> None:
+    """For other threads."""
+    loop.call_soon_threadsafe(call)
 
 
 def _duties(config: Config, store: Store, pool: StorePool, post: Post) -> list[Coroutine[None, None, None]]:

@@ -27,9 +27,10 @@ from proxy.config import Config
 from proxy.config.reader import load
 from proxy.errors import ConfigError, OperatorError, StoreUnavailable
 from proxy.generation import Generation, Phase, Slot
-from proxy.listeners import open_sockets
+from proxy.listeners import open_monitor, open_sockets
 from proxy.logs import Line, configure
 from proxy.notify import Manager, manager
+from proxy.page import Page
 from proxy.pulse import READ_BYTES, last_beat
 from proxy.serve import Post, preflight
 from proxy.store.rows import Seat
@@ -46,9 +47,10 @@ FAILED = 1  # exit status, as for every command that was refused
 HEEDED = frozenset({signal.SIGTERM, signal.SIGINT, signal.SIGCHLD, signal.SIGHUP})
 
 
-def serve(config: Config) -> int:
+def serve(config: Config, *, has_page: bool = True) -> int:
     """Run in the foreground until SIGTERM or SIGINT; the exit status. In a worker it raises SystemExit.
 
+    has_page    whether the web page, if there is one, runs beside the workers; it may have a unit of its own
     raises  OperatorError or StoreUnavailable, before anybody is served
     """
     systemd = manager()
@@ -59,20 +61,22 @@ def serve(config: Config) -> int:
         for sock in sockets:
             stack.enter_context(sock)
         asked = stack.enter_context(control.opened())
-        first = Generation.make(1, config, certificates, sockets=sockets, control=asked)
-        return Supervisor(first, systemd).run()
+        monitor = open_monitor(config.metrics)
+        first = Generation.make(1, config, certificates, sockets=sockets, control=asked, monitor=monitor)
+        return Supervisor(first, systemd, has_page=has_page).run()
 
 
 class Supervisor:
     """Starts, replaces and ends the workers of one node. `run` is the whole life of its process."""
 
-    def __init__(self, first: Generation, systemd: Manager) -> None:
+    def __init__(self, first: Generation, systemd: Manager, *, has_page: bool) -> None:
         self._systemd = systemd
         self._serving = first
         self._coming: Generation | None = first
         self._generations = [first]  # all that have a worker, oldest first
         self._vigil = vigil.Vigil(systemd.watchdog_s)
         self._supervised, self._supervising = os.pipe()  # the second end is closed by our end alone
+        self._page = Page(self._supervised) if has_page else None
         self._said, self._say = os.pipe()  # the numbers of signals
         self._selector = selectors.DefaultSelector()
         self._files_at = 0.0  # the next look at the certificate's files
@@ -86,7 +90,7 @@ class Supervisor:
         self._heed_signals()
         gc.collect()
         gc.freeze()  # what is here now stays shared by all: no collection writes to these pages
-        while not (self._is_ending and not self._generations):
+        while not (self._is_ending and not self._generations and not self._has_page):
             self._start_due()
             self._wait()
             self._reap()
@@ -94,6 +98,10 @@ class Supervisor:
         if self._is_up:
             logger.info("%s", Line("stopped"))
         return self._status
+
+    @property
+    def _has_page(self) -> bool:
+        return self._page is not None and self._page.is_running
 
     # -- what happens ------------------------------------------------------------------------------------------------
 
@@ -135,6 +143,8 @@ class Supervisor:
                 one.send(signal.SIGKILL)
         if self._vigil.is_kept(self._generations):
             self._systemd.alive()
+        if self._page is not None:
+            self._keep_page(self._page)
         if self._is_up and not self._is_ending:
             if monotonic() >= self._files_at:
                 self._files_at = monotonic() + FILES_S
@@ -144,13 +154,19 @@ class Supervisor:
             if self._vigil.is_news(status):
                 self._systemd.status(status)
 
+    def _keep_page(self, page: Page) -> None:
+        if self._is_ending:
+            page.stop()
+        elif self._is_up:
+            page.keep(self._serving.config)
+
     def _end(self) -> None:
         """Let all drain."""
         if not self._is_ending:
             self._systemd.stopping(f"draining {sum(one.sessions for one in self._generations)} sessions")
         self._is_ending = True
         for one in self._generations:
-            for sock in one.sockets:
+            for sock in one.opened:
                 sock.close()  # the workers close theirs: then nobody listens, or systemd alone
             one.end(MARGIN_S)
 
@@ -202,6 +218,8 @@ class Supervisor:
         for number in HEEDED:
             signal.signal(number, signal.default_int_handler if number == signal.SIGINT else signal.SIG_DFL)
         self._selector.close()
+        if self._page is not None:
+            self._page.disown()
         pulses = (slot.pulse for one in self._generations for slot in one.slots)
         for descriptor in (self._supervising, self._said, self._say, *pulses):
             if descriptor is not None:
@@ -209,8 +227,8 @@ class Supervisor:
         for other in self._generations:
             if other is not mine:
                 other.close()
-                for sock in other.sockets:
-                    if sock not in mine.sockets:
+                for sock in other.opened:
+                    if sock not in mine.opened:
                         sock.close()  # else a listener that a reload took away would go on accepting in nobody's name
         _log_as(mine.config)
 
@@ -219,7 +237,7 @@ class Supervisor:
         node = one.config.workers.node or socket.gethostname()
         seat = Seat(secrets.token_hex(8), node, slot.number)
         asked = one.control if slot.number == 0 else None
-        return Post(seat, len(one.slots), one.sockets, slot.wires, one.certificates, asked)
+        return Post(seat, len(one.slots), one.sockets, slot.wires, one.certificates, asked, one.monitor)
 
     def _listener_to(self, one: Generation, slot: Slot) -> Callable[[], None]:
         def hear() -> None:
@@ -250,15 +268,11 @@ class Supervisor:
         """All its workers accept: from now on it serves, alone."""
         new.phase, self._coming = Phase.SERVING, None
         former, self._serving = self._serving, new
-        for listener, sock in zip(new.config.listeners, new.sockets, strict=True):
-            host, port = sock.getsockname()[:2]
-            name = f"{listener.protocol}://{f'[{host}]' if ':' in host else host}:{port}"
-            if sock not in former.sockets or not self._is_up:
-                logger.info("%s", Line("listening", on=name, tls=listener.tls.value))
+        new.tell_where(former.opened if self._is_up else [])
         if former is not new:
             former.phase = Phase.LEAVING
             former.send(LEAVE)
-            self._close_unused(former.sockets)
+            self._close_unused(former.opened)
             _log_as(new.config)
             logger.info("%s", Line("reloaded", generation=new.number, sessions_before=former.sessions))
             self._bound_the_past()
@@ -276,7 +290,7 @@ class Supervisor:
     def _close_unused(self, sockets: Sequence[socket.socket]) -> None:
         passed = [one.sock for one in self._systemd.passed]
         for sock in sockets:
-            if sock not in self._serving.sockets and sock not in passed:
+            if sock not in self._serving.opened and sock not in passed:
                 sock.close()
 
     def _bound_the_past(self) -> None:
@@ -310,10 +324,7 @@ class Supervisor:
         certificates = preflight(config)
         if certificates.digest != self._serving.certificates.digest:
             certificates.require_unexpired()
-        serving = self._serving
-        former = list(zip(serving.config.listeners, serving.sockets, strict=True))
-        sockets = open_sockets(config.listeners, self._systemd.passed, former)
-        return Generation.make(serving.number + 1, config, certificates, sockets=sockets, control=serving.control)
+        return self._serving.next(config, certificates, self._systemd.passed)
 
     def _refuse(self, problem: str, remedy: str) -> None:
         """One line; the old configuration lives on."""
@@ -369,7 +380,7 @@ class Supervisor:
             self._end()
             return
         one.end(MARGIN_S)
-        self._close_unused(one.sockets)
+        self._close_unused(one.opened)
         self._refuse("the new configuration's workers do not start", "see what they logged")
 
     def _close_pulse(self, slot: Slot) -> None:

@@ -100,6 +100,8 @@ class Done:
 class Gate:
     """Gatepost's directory, process and listeners; `imap` and `smtp` are those with STARTTLS."""
 
+    serve_words: tuple[str, ...] = ()  # options of `gatepost serve`
+
     def __init__(self, lab: Lab, directory: Path) -> None:
         self.lab = lab
         self.directory = directory
@@ -164,7 +166,7 @@ class Gate:
         """Start `gatepost serve`, and wait for nothing."""
         with self.log_file.open("ab") as log:
             self.process = subprocess.Popen(
-                [sys.executable, "-m", "proxy", "serve", "--config", self.config],
+                [sys.executable, "-m", "proxy", "serve", *self.serve_words, "--config", self.config],
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,
@@ -242,17 +244,19 @@ class Gate:
 
     def leaked(self) -> list[str]:
         """Secrets that the log holds: app passwords, the master key, and every token the store has right now."""
-        key = self.directory / "master.key"
-        master = load_master(SecretSource("file", str(key)).read())
+        key = (self.directory / "master.key").read_text().strip()
+        return leaked(self.log(), [*self.secrets, *self.stored_tokens(), key])
+
+    def stored_tokens(self) -> list[str]:
+        """What the store has for upstreams, opened. What is sealed opens with app passwords only, and is left out."""
+        master = load_master(SecretSource("file", str(self.directory / "master.key")).read())
         store = Store.open(load(self.config).store.url, migrate=False)
         try:
-            # What is sealed opens with app passwords only: there the tests must name their tokens.
             accounts = [account for account in store.accounts() if not account.sealed]
             deposits = [store.deposit(account.id, purpose) for account in accounts for purpose in Purpose]
         finally:
             store.close()
-        tokens = [unseal(deposit, master).reveal() for deposit in deposits if deposit is not None]
-        return leaked(self.log(), [*self.secrets, *tokens, key.read_text().strip()])
+        return [unseal(deposit, master).reveal() for deposit in deposits if deposit is not None]
 
 
 def _environment() -> dict[str, str]:

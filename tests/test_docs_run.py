@@ -46,7 +46,7 @@ NOT_RUN = {
         "needs the service in a booted systemd: tests/systemd does"
     ),
     r"runuser -u postgres": "makes a user and a database in the machine's own PostgreSQL",
-    r"sqlite3 |pg_dump ": "these are the databases' own programs",
+    r"gatepost restore ": "wants a new database: tests/cli/test_backup.py",
     r"curl -k ": "asks for the password on a terminal: tests/clients/test_curl.py is the same without",
 }
 

@@ -273,3 +273,23 @@ async def test_losing_consent_lets_a_live_session_be(house: House) -> None:
         house.store.set_token_state(account.id, TokenState.NEEDS_CONSENT, "invalid_grant", datetime.now(UTC))
         await asyncio.sleep(0.02)
     assert session.ending is None
+
+
+@pytest.mark.parametrize("how", ["disabled", "suspended"])
+async def test_what_was_taken_back_before_a_worker_looked_has_ended_its_sessions(house: House, how: str) -> None:
+    """One that could not reach the store for a minute looks only then."""
+    ann = house.account()
+    password, credential = house.app_password(ann)
+    other, _ = house.app_password(house.account("bob@x.test"))
+    ended = (await house.enter("ann@x.test", password)).session
+    stays = (await house.enter("bob@x.test", other)).session
+    if how == "disabled":
+        for state in (AccountState.DISABLED, AccountState.ACTIVE):
+            house.store.set_account_state(ann.id, state)
+    else:
+        for back in (CredentialState.SUSPENDED, CredentialState.ACTIVE):
+            house.store.set_credential_states([credential.public_id], back)
+    async with watched(house.registry):
+        await until(lambda: house.registry._reconsidered_revision == house.store.revision())
+    assert (ended.ending, stays.ending) == (End.REVOKED, None)
+    await house.enter("ann@x.test", password)

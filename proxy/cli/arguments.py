@@ -45,6 +45,7 @@ def parser() -> Parser:
     _life_verbs(verbs)
     _watching_verbs(verbs)
     _key_verbs(verbs)
+    _backup_verbs(verbs)
     _shell_verbs(verbs)
     return top
 
@@ -88,7 +89,9 @@ def _setup_verbs(verbs: _Verbs) -> None:
         "directory", nargs="?", metavar="DIRECTORY", help="default: where the configuration is expected, /etc/gatepost"
     )
     serve = _verb(verbs, "serve", "setup", "run the listeners in the foreground", has_json=False)
-    serve.add_argument("--web-only", action="store_true", help="run the web page alone, which needs no master key")
+    page = serve.add_mutually_exclusive_group()
+    page.add_argument("--web-only", action="store_true", help="run the web page alone, which needs no master key")
+    page.add_argument("--no-web", action="store_true", help="leave the web page to a unit of its own")
     check = _verb(verbs, "check", "setup", "look at the configuration, the certificate, the store and every upstream")
     check.add_argument("--login", metavar="EMAIL", help="also log in to this mailbox upstream, end to end")
     check.add_argument("--dns", action="store_true", help="also print the SRV records that let mail programs find it")
@@ -246,8 +249,11 @@ def _life_verbs(verbs: _Verbs) -> None:
         details="Let nobody log in by app passwords until they are resumed. Live sessions end within a second.",
     )
     resume = _verb(verbs, "resume", "life", "let suspended app passwords work again")
-    for verb in (suspend, resume):
-        verb.add_argument("ids", nargs="+", metavar="ID", help=_ID_HELP)
+    suspend.add_argument("ids", nargs="+", metavar="ID", help=_ID_HELP)
+    resume.add_argument("ids", nargs="*", metavar="ID", help=_ID_HELP)
+    resume.add_argument(
+        "--all", action="store_true", help="in place of IDs: all that gatepost restore suspended, and no others"
+    )
 
 
 def _watching_verbs(verbs: _Verbs) -> None:
@@ -311,6 +317,31 @@ def _key_verbs(verbs: _Verbs) -> None:
         details="Write a new master key to standard output, which must not be a terminal. Changes nothing else.",
         has_json=False,
     )
+
+
+def _backup_verbs(verbs: _Verbs) -> None:
+    backup = _verb(
+        verbs,
+        "backup",
+        "backup",
+        "write the whole database into a file, while servers go on",
+        details=(
+            "Write the whole database into a new file, while servers go on. What is sealed stays sealed; the master "
+            "key is not in it: keep a copy of that in another place. SQLite and PostgreSQL give the same kind of file."
+        ),
+    )
+    restore = _verb(
+        verbs,
+        "restore",
+        "backup",
+        "put a backup into a new database",
+        details=(
+            "Put a backup into a database that is as gatepost init or gatepost db upgrade made it, all or nothing. "
+            "Afterwards every app password is suspended until gatepost resume --all."
+        ),
+    )
+    for verb in (backup, restore):
+        verb.add_argument("file", metavar="FILE", help="the backup")
 
 
 def _shell_verbs(verbs: _Verbs) -> None:

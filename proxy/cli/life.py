@@ -6,10 +6,11 @@ import argparse
 from collections.abc import Callable
 from pathlib import Path
 
-from proxy.admin import life, passwords
+from proxy.admin import backup, life, passwords
 from proxy.admin.desk import Desk, opened
 from proxy.admin.life import Rotated
 from proxy.cli import once
+from proxy.cli.arguments import UsageError
 from proxy.cli.output import day_and_time, document, say
 from proxy.cli.passwords import record
 from proxy.cli.person import who
@@ -22,6 +23,8 @@ def run(arguments: argparse.Namespace, config: Path) -> int:
     verbs: dict[str, Callable[[Desk, argparse.Namespace], None]] = {"suspend": _suspend, "resume": _resume}
     if arguments.verb == "rotate":
         return _rotate(arguments, config)
+    if arguments.verb == "resume" and bool(arguments.ids) == arguments.all:
+        raise UsageError("resume needs IDs, or --all; see gatepost resume --help")
     with opened(load(config), who()) as desk:
         verbs[arguments.verb](desk, arguments)
     return 0
@@ -61,7 +64,7 @@ def _text(desk: Desk, rotated: Rotated) -> str:
     former = "has ended" if is_over else f"works until {day_and_time(rotated.former_until, '')}"
     heading = f'New app password "{credential.name}" for {credential.email}:'
     text = once.text(desk, heading, rotated, [("former one", former)])
-    if credential.state is CredentialState.SUSPENDED:
+    if credential.is_suspended:
         text += f"\nIt is suspended, and neither works before: gatepost resume {credential.public_id}"
     return text
 
@@ -81,6 +84,9 @@ def _suspend(desk: Desk, arguments: argparse.Namespace) -> None:
 
 
 def _resume(desk: Desk, arguments: argparse.Namespace) -> None:
+    if arguments.all:
+        _resume_restored(desk, as_json=arguments.json)
+        return
     before = _states(desk, arguments)
     rows = life.resume(desk, arguments.ids)
     if arguments.json:
@@ -89,6 +95,14 @@ def _resume(desk: Desk, arguments: argparse.Namespace) -> None:
     for row in rows:
         done = "Was active before:" if before[row.public_id] is CredentialState.ACTIVE else "Resumed"
         say(f"{done} {_named(row)}.")
+
+
+def _resume_restored(desk: Desk, *, as_json: bool) -> None:
+    count = backup.resume_restored(desk)
+    if as_json:
+        say(document({"resumed": count}))
+    else:
+        say(f"Resumed {count} app passwords that a restore had suspended." if count else "No restore suspended any.")
 
 
 def _states(desk: Desk, arguments: argparse.Namespace) -> dict[str, CredentialState]:

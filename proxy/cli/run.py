@@ -62,6 +62,7 @@ _AREAS = {
     "sessions": "sessions",
     "audit": "audit",
     "key": "keys",
+    "backup": "backup",
     "completion": "completion",
 }
 

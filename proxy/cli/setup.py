@@ -56,7 +56,7 @@ def _serve(arguments: argparse.Namespace, config: Path) -> int:
         return run(load(config))
     from proxy.workers import serve  # noqa: PLC0415 - the whole server
 
-    return serve(load(config))
+    return serve(load(config), has_page=not arguments.no_web)
 
 
 def _check(arguments: argparse.Namespace, config: Path) -> int:

@@ -172,6 +172,15 @@ class AuditConfig:
 
 
 @dataclass(frozen=True, slots=True)
+class MetricsConfig:
+    """Where /metrics, /healthz and /readyz are answered, by HTTP, to whoever asks."""
+
+    address: tuple[str, int] | None = None  # nowhere; beyond loopback only with `insecure`
+    insecure: bool = False
+    certificate_days: int = 0  # with fewer whole days left /readyz says no; 0: only once the certificate has ended
+
+
+@dataclass(frozen=True, slots=True)
 class LogConfig:
     level: Literal["debug", "info", "warning"] = "info"
     format: Literal["text", "json"] = "text"
@@ -248,6 +257,7 @@ class Config:
     workers: WorkersConfig = field(default_factory=WorkersConfig)
     alerts: AlertsConfig = field(default_factory=AlertsConfig)
     audit: AuditConfig = field(default_factory=AuditConfig)
+    metrics: MetricsConfig = field(default_factory=MetricsConfig)
     limits: LimitsConfig = field(default_factory=LimitsConfig)
     web: WebConfig | None = None
 

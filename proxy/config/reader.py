@@ -14,7 +14,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Literal
 
-from proxy.config.address import webhook
+from proxy.config.address import is_loopback, listen_address, webhook
 from proxy.config.listener import listeners_of
 from proxy.config.model import (
     AlertsConfig,
@@ -23,6 +23,7 @@ from proxy.config.model import (
     KeysConfig,
     LimitsConfig,
     LogConfig,
+    MetricsConfig,
     StoreConfig,
     TlsConfig,
     WorkersConfig,
@@ -33,7 +34,20 @@ from proxy.config.web import web_of
 from proxy.errors import ConfigError
 
 MAX_FILE_BYTES = 1_048_576  # ten thousand upstreams fit; anything longer is the wrong file
-_SECTIONS = ("store", "keys", "tls", "listen", "upstream", "alerts", "audit", "log", "workers", "limits", "web")
+_SECTIONS = (
+    "store",
+    "keys",
+    "tls",
+    "listen",
+    "upstream",
+    "alerts",
+    "audit",
+    "metrics",
+    "log",
+    "workers",
+    "limits",
+    "web",
+)
 MAX_WORKERS = 1_024
 _NODE = re.compile(r"[A-Za-z0-9._-]{1,64}")  # as long as a host name may be on Linux
 _WEEK_S = 604_800
@@ -82,6 +96,7 @@ def load(path: Path) -> Config:
         workers=_workers(top),
         alerts=_alerts(top),
         audit=_audit(top),
+        metrics=_metrics(top),
         limits=_limits(top),
         web=web_of(top, upstreams, tls),
     )
@@ -170,6 +185,23 @@ def _audit(top: Table) -> AuditConfig:
         table.number("keep_refusals_days", min(default.keep_refusals_days, keep_days), 1, 36_500),
         table.number("flush_s", default.flush_s, 1, 60),
     )
+
+
+def _metrics(top: Table) -> MetricsConfig:
+    table = top.table("metrics", ("address", "insecure", "certificate_days"))
+    default = MetricsConfig()
+    metrics = MetricsConfig(
+        table.parsed("address", listen_address),
+        table.flag("insecure", default=default.insecure),
+        table.number("certificate_days", default.certificate_days, 0, 365),
+    )
+    if metrics.address is not None and not metrics.insecure and not is_loopback(metrics.address[0]):
+        raise table.error(
+            "address",
+            f"{metrics.address[0]} would show how much is going on to whoever asks",
+            "listen on 127.0.0.1, or say insecure = true and let a firewall choose who asks",
+        )
+    return metrics
 
 
 def _log(top: Table) -> LogConfig:

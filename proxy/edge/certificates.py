@@ -33,6 +33,7 @@ class Certificates:
         self._stamp = self._look()
         self._digest = self._content()
         self._contexts = self._read()
+        self.ends = self._end()  # when the certificate that is shown ends; None without TLS
         self._changed: _Stamp | None = None
 
     @property
@@ -67,17 +68,20 @@ class Certificates:
             return False
         contexts = self._read()
         self.require_unexpired()
-        self._contexts, self._digest = contexts, digest
+        self._contexts, self._digest, self.ends = contexts, digest, self._end()
         return True
 
     def require_unexpired(self) -> None:
         """Refuse to put a certificate into use that no client takes any more. Raises ConfigError."""
+        ends = self._end()
+        if ends is not None and ends <= self._now():
+            raise ConfigError(f"{self._tls.certificate} has expired on {ends:%Y-%m-%d}", "renew it")
+
+    def _end(self) -> datetime | None:
         certificate, key = self._tls.certificate, self._tls.key
         if not self._minima or certificate is None or key is None:
-            return
-        facts = inspect(certificate, key)
-        if facts.not_after <= self._now():
-            raise ConfigError(f"{certificate} has expired on {facts.not_after:%Y-%m-%d}", "renew it")
+            return None
+        return inspect(certificate, key).not_after
 
     def _read(self) -> dict[TlsVersion | None, ssl.SSLContext]:
         return {minimum: server_context(self._tls, minimum) for minimum in self._minima}

@@ -6,7 +6,7 @@ import asyncio
 import logging
 import ssl
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from proxy.config import ListenConfig, Protocol
 from proxy.edge.guests import Guests
@@ -15,12 +15,14 @@ from proxy.edge.upstream import Connection, dial
 from proxy.errors import Refusal
 from proxy.login import Attempt, LoginService, Passage
 from proxy.logs import Line
+from proxy.meters import HANDSHAKES_FAILED, Meters
 from proxy.sessions import Registry, Session
 from proxy.wire.sasl import Credentials
 
 logger = logging.getLogger("gatepost.edge")
 
 PRE_LOGIN_S = 60.0  # from accept to the relay, whatever the client does (outcomes E50)
+TLS_FAILED = "tls_failed"  # how the reason begins when a handshake failed
 MAX_FAILED = 3  # refused AUTHs on one connection
 
 
@@ -35,6 +37,7 @@ class House:
     tls_context: Callable[[ListenConfig], ssl.SSLContext | None]
     extensions: Callable[[ListenConfig], tuple[str, ...]]
     learn: Callable[[str, Protocol, tuple[str, ...]], None]  # upstream, protocol, what it offers after login
+    meters: Meters = field(default_factory=Meters)
 
 
 class Visit:
@@ -81,7 +84,7 @@ class Visit:
         self._house.guests.let_in(self.id)
         if passage.connection.extensions is not None:
             self._house.learn(passage.session.upstream, self.listener.protocol, passage.connection.extensions)
-        relay = Relay(passage.session, on_end=self._session_ended, keep=keep)
+        relay = Relay(passage.session, on_end=self._session_ended, keep=keep, meters=self._house.meters)
         client.pause_reading()  # until start(); its front may have paused it already
         client.set_protocol(relay.client)
         relay.client.connection_made(client)
@@ -100,6 +103,8 @@ class Visit:
         if not self._is_over:
             line = Line("visit_end", service=self.listener.protocol, peer=self.peer, reason=reason, id=self.id)
             logger.debug("%s", line)
+            if reason.startswith(TLS_FAILED):
+                self._house.meters.count(HANDSHAKES_FAILED, self.listener.protocol)
             self._gone()
 
     def _session_ended(self, session: Session) -> None:

@@ -22,6 +22,7 @@ from proxy.edge.guests import Front
 from proxy.edge.relay import FLUSH_S
 from proxy.errors import ConfigError, ProtocolError
 from proxy.logs import Line
+from proxy.meters import ACCEPT_PAUSES, CONNECTIONS, HEADERS_REFUSED
 from proxy.wire.addresses import Address, normal_address
 
 logger = logging.getLogger("gatepost.edge")
@@ -43,12 +44,18 @@ FrontFactory = Callable[[Visit], Front]  # what it makes is an asyncio protocol,
 
 def bind(listener: ListenConfig) -> socket.socket:
     """A listening socket. Raises ConfigError that names the address and the remedy."""
+    return bind_to(listener.host, listener.port, listener.name)
+
+
+def bind_to(host: str, port: int, name: str = "") -> socket.socket:
+    """The same for any address; `name` is how an error calls it, without one by itself."""
+    name = name or f"{f'[{host}]' if ':' in host else host}:{port}"
     try:
-        infos = socket.getaddrinfo(listener.host, listener.port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
+        infos = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
         family, _, _, _, address = infos[0]
         sock = socket.socket(family, socket.SOCK_STREAM)
     except OSError as error:
-        raise ConfigError(f"cannot listen on {listener.name}: {error.strerror}", "correct the address") from None
+        raise ConfigError(f"cannot listen on {name}: {error.strerror}", "correct the address") from None
     try:
         sock.setblocking(False)
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
@@ -65,7 +72,7 @@ def bind(listener: ListenConfig) -> socket.socket:
             "or give the service CAP_NET_BIND_SERVICE",
             errno.EADDRNOTAVAIL: "use an address of this machine",
         }.get(error.errno or 0, "correct the address")
-        raise ConfigError(f"cannot listen on {listener.name}: {error.strerror}", remedy) from None
+        raise ConfigError(f"cannot listen on {name}: {error.strerror}", remedy) from None
     return sock
 
 
@@ -133,12 +140,14 @@ class Acceptor:
                     self._rest(errno.errorcode[error.errno or 0])
                     return
                 continue  # the client is gone again already (accept(2), Error handling)
+            self._house.meters.count(CONNECTIONS, self._listener.protocol)
             task = self._loop.create_task(self._receive(sock, str(address[0])))
             self._receiving.add(task)
             task.add_done_callback(self._receiving.discard)
 
     def _rest(self, reason: str) -> None:
         """Leave newcomers to the kernel's queue for a moment: a busy loop would take the time to make room."""
+        self._house.meters.count(ACCEPT_PAUSES, reason)
         if self._loop.time() >= self._quiet_until:
             self._quiet_until = self._loop.time() + NO_ROOM_LINE_S
             logger.warning("%s", Line("accept_paused", listener=self._listener.name, reason=reason))
@@ -189,6 +198,7 @@ class Acceptor:
         except (OSError, TimeoutError, ProtocolError) as error:
             sock.close()
             guests.leave(visit_id)
+            self._house.meters.count(HEADERS_REFUSED, self._listener.protocol)
             reason = error.text if isinstance(error, ProtocolError) else type(error).__name__
             line = Line(
                 "proxy_header_refused", service=self._listener.protocol, peer=str(peer), reason=reason, id=visit_id

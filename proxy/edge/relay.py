@@ -14,6 +14,7 @@ from typing import cast
 
 from proxy.edge.tls import hold_nothing
 from proxy.logs import Line
+from proxy.meters import BYTES, SESSIONS_ENDED, Meters, Tally
 from proxy.sessions import End, Session
 
 logger = logging.getLogger("gatepost.relay")
@@ -32,10 +33,11 @@ END_S = 0.5  # how long a clean TLS close may take when a session must end now (
 class Leg(asyncio.Protocol):
     """One connection of a relay. `is_full` while its transport asked for no more to be written."""
 
-    __slots__ = ("_relay", "bytes_in", "is_full", "is_lost", "last_at", "other", "transport")
+    __slots__ = ("_flow", "_relay", "bytes_in", "is_full", "is_lost", "last_at", "other", "transport")
 
-    def __init__(self, relay: Relay) -> None:
+    def __init__(self, relay: Relay, flow: Tally) -> None:
         self._relay = relay
+        self._flow = flow
         self.transport: asyncio.Transport | None = None
         self.other: Leg
         self.bytes_in = 0
@@ -57,6 +59,7 @@ class Leg(asyncio.Protocol):
 
     def data_received(self, data: bytes) -> None:
         self.bytes_in += len(data)
+        self._flow.add(len(data))
         self._relay.pass_on(self, data)
 
     def eof_received(self) -> bool:
@@ -95,7 +98,14 @@ class Leg(asyncio.Protocol):
 class Relay:
     """The pair of legs of one session. Ends once, says why once, then tells `on_end`."""
 
-    def __init__(self, session: Session, *, on_end: Callable[[Session], None], keep: object = None) -> None:
+    def __init__(
+        self,
+        session: Session,
+        *,
+        on_end: Callable[[Session], None],
+        keep: object = None,
+        meters: Meters | None = None,
+    ) -> None:
         """A relay for an admitted session; give its two legs to their transports, then start() it.
 
         keep    something that must live as long as the relay: since CPython 3.11.5 a StreamWriter that is collected
@@ -111,8 +121,9 @@ class Relay:
         self._is_dropping = False
         self.is_started = False
         self.last_byte_at = self._loop.time()
-        self.client = Leg(self)
-        self.upstream = Leg(self)
+        self._meters = meters or Meters()
+        self.client = Leg(self, self._meters.tally(BYTES, session.protocol, "up"))
+        self.upstream = Leg(self, self._meters.tally(BYTES, session.protocol, "down"))
         self.client.other, self.upstream.other = self.upstream, self.client
 
     def start(self) -> None:
@@ -197,6 +208,7 @@ class Relay:
                 timer.cancel()
         self._keep = None
         session = self._session
+        self._meters.count(SESSIONS_ENDED, session.protocol, self._why.value if self._why else "")
         line = Line(
             "session_end",
             service=session.protocol,

@@ -14,6 +14,7 @@ from urllib.parse import quote_plus
 
 from proxy.config import OAuth2Config, UpstreamConfig
 from proxy.errors import ConfigError, ProviderError, ProviderFault
+from proxy.meters import REFRESHES, Meters
 from proxy.oauth.answers import DEFAULT_LIFETIME_S, DeviceCode, Grant, device_code_of, grant_of, object_of
 from proxy.oauth.discovery import Discovery, Provider
 from proxy.oauth.exchange import MAX_RETRY_AFTER_S, Exchange
@@ -38,24 +39,32 @@ class TokenClient:
         *,
         deadline_s: float = REQUEST_S,
         clock: Callable[[], float] = time.monotonic,
+        meters: Meters | None = None,
     ) -> None:
         """`deadline_s` is for one method call."""
         self._deadline_s = deadline_s
         self._exchange = Exchange(context_of, idle_s=deadline_s)
         self._discovery = Discovery(self._exchange, clock)
+        self._meters = meters or Meters()
 
     async def refresh(self, upstream: UpstreamConfig, refresh_token: Secret) -> Grant:
         """Exchange a refresh token. It may be spent whenever this raises."""
         form = {"grant_type": "refresh_token", "refresh_token": refresh_token.reveal()}
-        return await self._token(upstream, form, scopes=_oauth2(upstream).scopes)
+        with self._counted(upstream):
+            return await self._token(upstream, form, scopes=_oauth2(upstream).scopes)
 
     async def client_credentials(self, upstream: UpstreamConfig) -> Grant:
         """A token for Gatepost itself, whatever mailboxes the provider lets it open (RFC 6749 4.4)."""
-        return await self._token(upstream, {"grant_type": "client_credentials"}, scopes=_oauth2(upstream).scopes)
+        with self._counted(upstream):
+            return await self._token(upstream, {"grant_type": "client_credentials"}, scopes=_oauth2(upstream).scopes)
 
     async def service_account(self, upstream: UpstreamConfig, mailbox: str) -> Grant:
         """A token in the name of a mailbox, by a Google service account's signature (RFC 7523 2.1)."""
         oauth2 = _oauth2(upstream)
+        with self._counted(upstream):
+            return await self._signed_for(upstream, oauth2, mailbox)
+
+    async def _signed_for(self, upstream: UpstreamConfig, oauth2: OAuth2Config, mailbox: str) -> Grant:
         async with self._within_deadline():
             provider = await self._discovery.token_side(upstream, oauth2)
             with _as_rejected("service_account_unreadable"):
@@ -120,6 +129,15 @@ class TokenClient:
             provider = await self._discovery.token_side(upstream, oauth2)
             basic = _authenticate(oauth2, provider, form)
             return grant_of(object_of(await self._exchange.post(upstream, provider.token_url, form, basic)))
+
+    @contextmanager
+    def _counted(self, upstream: UpstreamConfig) -> Iterator[None]:
+        try:
+            yield
+        except ProviderError as error:
+            self._meters.count(REFRESHES, upstream.name, error.fault.value)
+            raise
+        self._meters.count(REFRESHES, upstream.name, "ok")
 
     @asynccontextmanager
     async def _within_deadline(self) -> AsyncIterator[None]:

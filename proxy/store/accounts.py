@@ -6,14 +6,14 @@ from collections.abc import Sequence
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import Connection, bindparam, delete, func, insert, select, update
+from sqlalchemy import Connection, Select, bindparam, delete, func, insert, select, update
 
 from proxy.errors import StoreError
 from proxy.store.audit import Scribe
 from proxy.store.audit_rows import Event
 from proxy.store.revisions import raise_revision
 from proxy.store.rows import Account, AccountState, NewAccount, TokenState
-from proxy.store.schema import account, lease, login_name
+from proxy.store.schema import account, credential, lease, login_name
 from proxy.store.types import SEPARATOR, split_words
 
 # As an aggregate, so that an account is one row of one SELECT in every query.
@@ -93,11 +93,18 @@ def add_account(connection: Connection, new: NewAccount, scribe: Scribe) -> Acco
 
 def remove_account(connection: Connection, account_id: int, scribe: Scribe) -> None:
     """Delete the account; the foreign keys take all that it owns."""
+    require_account(connection, account_id)
+    connection.execute(_app_passwords_of(account_id).with_for_update()).all()
     gone = connection.scalars(delete(account).where(account.c.id == account_id).returning(account.c.email)).first()
     if gone is None:
         raise no_account(account_id)
     scribe.note(connection, Event.ACCOUNT_REMOVED, account=gone)
     raise_revision(connection)
+
+
+def _app_passwords_of(account_id: int) -> Select[tuple[int]]:
+    """In the order of everybody who locks them; a cascade, or an UPDATE, takes them as they lie."""
+    return select(credential.c.id).where(credential.c.account_id == account_id).order_by(credential.c.id)
 
 
 def set_account_state(connection: Connection, account_id: int, state: AccountState, scribe: Scribe) -> bool:
@@ -106,7 +113,13 @@ def set_account_state(connection: Connection, account_id: int, state: AccountSta
     changed = connection.scalars(change.returning(account.c.email)).first()
     if changed is None:
         return False
-    event = Event.ACCOUNT_DISABLED if state is AccountState.DISABLED else Event.ACCOUNT_ENABLED
+    event = Event.ACCOUNT_ENABLED
+    if state is AccountState.DISABLED:
+        event = Event.ACCOUNT_DISABLED
+        # Sessions end even if a worker looks again only when the account has been enabled since.
+        connection.execute(_app_passwords_of(account_id).with_for_update(key_share=True)).all()
+        owned = credential.c.account_id == account_id
+        connection.execute(update(credential).where(owned).values(generation=credential.c.generation + 1))
     scribe.note(connection, event, account=changed)
     raise_revision(connection)
     return True

@@ -27,6 +27,8 @@ class Event(Enum):
     CONSENT_GIVEN = "consent_given"  # a refresh token or password was deposited
     CONSENT_LOST = "consent_lost"
     UPSTREAM_REFUSES = "upstream_refuses"
+    BACKED_UP = "backed_up"
+    RESTORED = "restored"  # from a backup: all before it in the audit came with that
     KEY_ADDED = "key_added"  # a master key
     KEY_DROPPED = "key_dropped"
     SIGNED_IN = "signed_in"  # at the web page

@@ -311,5 +311,9 @@ def record_uses(connection: Connection, uses: Sequence[Use], scribe: Scribe, *, 
         for id_, use in sorted(newest.items())  # in the order of ids: see set_states
     ]
     if values:
+        # Held first and in that order, too: an app password that has a newer use already is not locked by the update,
+        # but by its sighting later, when a removal may have it that waits for one of the others.
+        held = select(credential.c.id).where(credential.c.id.in_(sorted(newest))).order_by(credential.c.id)
+        connection.execute(held.with_for_update(read=True, key_share=True)).all()
         connection.execute(_note_use, values)
     scribe.note_uses(connection, [use for use in uses if use.network], is_told=is_told)

@@ -91,6 +91,19 @@ class Database:
         with translated(self.name), self._open(self._writing).begin() as connection:
             yield connection
 
+    @contextmanager
+    def snapshot(self) -> Iterator[Connection]:
+        """A transaction that only reads, sees one moment of the store, and may take its time. Raises as read()."""
+        with translated(self.name), self._open(self._engine).connect() as connection:
+            if self.is_sqlite:
+                connection.exec_driver_sql("BEGIN")  # deferred: writers go on beside it
+            else:
+                connection = connection.execution_options(  # noqa: PLW2901 - the same connection
+                    isolation_level="REPEATABLE READ", postgresql_readonly=True
+                )
+                connection.exec_driver_sql("SET LOCAL statement_timeout = 0")
+            yield connection
+
     def _open(self, engine: Engine) -> Engine:
         if self._is_closed:
             raise StoreUnavailable(f"{self.name}: closed")

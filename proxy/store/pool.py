@@ -14,6 +14,7 @@ from time import monotonic
 from typing import Generic, TypeVar, TypeVarTuple
 
 from proxy.errors import GatepostError, StoreBroken, StoreUnavailable
+from proxy.meters import STORE_FAILURES, STORE_SECONDS, Meters
 from proxy.store.store import Store
 
 T = TypeVar("T")
@@ -71,8 +72,11 @@ class StorePool:
     as it ends, and its result is dropped.
     """
 
-    def __init__(self, store: Store, threads: int = 4, *, waiting: int = MAX_WAITING) -> None:
+    def __init__(
+        self, store: Store, threads: int = 4, *, waiting: int = MAX_WAITING, meters: Meters | None = None
+    ) -> None:
         self.store = store
+        self._meters = meters or Meters()
         self._max_waiting = waiting
         self._line: deque[_Call[object]] = deque()
         self._changed = threading.Condition()
@@ -93,6 +97,16 @@ class StorePool:
                 then have happened all the same; also in place of StoreBroken; and what else `fn` raises
         """
         call = _Call(lambda: fn(*args))
+        asked = monotonic()
+        try:
+            result = await self._answer(call, deadline_s)
+        except StoreUnavailable:
+            self._meters.count(STORE_FAILURES)
+            raise
+        self._meters.observe(STORE_SECONDS, value=monotonic() - asked)
+        return result
+
+    async def _answer(self, call: _Call[T], deadline_s: float) -> T:
         self._enqueue(call)
         try:
             async with asyncio.timeout(deadline_s) as deadline:

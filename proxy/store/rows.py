@@ -33,6 +33,7 @@ class CredentialState(Enum):
 
     ACTIVE = "active"
     SUSPENDED = "suspended"
+    RESTORED = "restored"  # suspended by a restore, until `resume --all`; shown as "suspended"
     REVOKED = "revoked"
 
 
@@ -101,11 +102,15 @@ class Credential:
     def is_expired(self, now: datetime) -> bool:
         return self.expires is not None and self.expires <= now
 
+    @property
+    def is_suspended(self) -> bool:
+        return self.state in (CredentialState.SUSPENDED, CredentialState.RESTORED)
+
     def state_at(self, now: datetime) -> str:
         """What `list` shows: "active", "suspended", "expired" or "revoked"."""
         if self.state is CredentialState.ACTIVE and self.is_expired(now):
             return "expired"
-        return self.state.value
+        return (CredentialState.SUSPENDED if self.is_suspended else self.state).value
 
 
 @dataclass(frozen=True, slots=True)

@@ -17,6 +17,7 @@ from proxy.errors import StoreError
 from proxy.store import accounts, credentials, deposits, migrate as _migrate, recipients, revisions
 from proxy.store.audit import Scribe
 from proxy.store.audit_rows import SYSTEM, Actor
+from proxy.store.backup import Backups
 from proxy.store.engine import Database, parse_url
 from proxy.store.faults import RESTORE
 from proxy.store.people import People
@@ -62,20 +63,19 @@ class Store:
     trail   the audit; what is done here is written there in the same transaction, in the actor's name
     roster  workers and their live sessions
     upkeep  what runs by itself looks at: tokens to renew, people to tell
-    people  who may look after which account; web: the sessions of their browsers
+    people  who may look after which account; web: the sessions of their browsers; backups: all in a file
     """
 
     def __init__(
         self, database: Database, clock: Callable[[], datetime] = utc_now, actor: Actor = _NOBODY_ELSE
     ) -> None:
         self._database = database
-        self._read = database.read
-        self._write = database.write
-        self._clock = clock
-        self._actor = actor
+        self._read, self._write = database.read, database.write
+        self._clock, self._actor = clock, actor
         self.trail = Trail(database, clock, actor)
         self.roster = Roster(database, clock, actor)
         self.upkeep = Upkeep(database)
+        self.backups = Backups(database, clock, actor)
         self.people = People(database, clock, actor)
         self.web = WebSessions(database, clock, actor)
 

@@ -31,6 +31,8 @@ _upheld: Select[Any] = select(*ACCOUNT_COLUMNS).where(
     account.c.state == AccountState.ACTIVE, account.c.sealed.is_(False)
 )
 
+_states = select(account.c.token_state, func.count(), func.min(account.c.token_since)).group_by(account.c.token_state)
+
 
 class Upkeep:
     """A part of Store."""
@@ -63,6 +65,12 @@ class Upkeep:
         """Accounts in trouble and those that people believe to be, each with what they were told."""
         with self._database.read() as connection:
             return accounts_to_tell_of(connection)
+
+    def token_states(self) -> dict[TokenState, tuple[int, datetime]]:
+        """How many accounts are in each state, and since when the one that is longest in it."""
+        with self._database.read() as connection:
+            rows = connection.execute(_states)
+            return {state: (count, since) for state, count, since in rows}
 
     def upstreams_told_of(self) -> dict[str, Told]:
         with self._database.read() as connection:

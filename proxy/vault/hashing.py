@@ -12,12 +12,14 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from enum import Enum
-from typing import TypeVar
+from time import monotonic
+from typing import Generic, TypeVar
 
 from argon2 import PasswordHasher
 from argon2.exceptions import InvalidHashError, VerificationError
 from argon2.low_level import Type, hash_secret_raw
 
+from proxy.meters import HASH_PLACES, HASH_SECONDS, HASH_WAIT, Meters
 from proxy.vault.apppassword import AppPassword
 
 T = TypeVar("T")
@@ -103,7 +105,7 @@ class Ticket:
 class HashPool:
     """The hashing threads and their two lanes. One pool per process, owned by build()."""
 
-    def __init__(self, hasher: Hasher, *, threads: int, queue: int = 64) -> None:
+    def __init__(self, hasher: Hasher, *, threads: int, queue: int = 64, meters: Meters | None = None) -> None:
         """The strangers' lane may use all threads but one, if there is more than one.
 
         queue   logins that may hold a ticket, per lane
@@ -114,19 +116,24 @@ class HashPool:
         self._strangers = asyncio.Semaphore(max(1, threads - 1))
         self._queue = queue
         self._held = dict.fromkeys(Lane, 0)
+        self._meters = meters or Meters()
 
     def reserve(self, lane: Lane) -> Ticket:
         """Take a place. Raises QueueFull at once when there is none."""
         if self._held[lane] >= self._queue:
             raise QueueFull
-        self._held[lane] += 1
+        self._hold(lane, 1)
         return Ticket(lane)
 
     def release(self, ticket: Ticket) -> None:
         """Give the place back; giving it back twice is harmless."""
         if ticket.is_held:
             ticket.is_held = False
-            self._held[ticket.lane] -= 1
+            self._hold(ticket.lane, -1)
+
+    def _hold(self, lane: Lane, change: int) -> None:
+        self._held[lane] += change
+        self._meters.put(HASH_PLACES, lane.value, value=self._held[lane])
 
     async def verify(self, ticket: Ticket, phc: str, password: AppPassword) -> bool:
         return await self._compute(ticket.lane, lambda: self.hasher.verify(phc, password))
@@ -139,16 +146,37 @@ class HashPool:
 
     async def _compute(self, lane: Lane, work: Callable[[], T]) -> T:
         loop = asyncio.get_running_loop()
+        asked = monotonic()
         if lane is Lane.REGULARS:
-            return await loop.run_in_executor(self._threads, work)
+            return self._told(lane, asked, await loop.run_in_executor(self._threads, _timed, work))
         async with self._strangers:
             # Shielded: a cancelled waiter must not let the next stranger in while the thread still computes.
-            future = loop.run_in_executor(self._threads, work)
+            future = loop.run_in_executor(self._threads, _timed, work)
             try:
-                return await asyncio.shield(future)
+                return self._told(lane, asked, await asyncio.shield(future))
             except asyncio.CancelledError:
                 await asyncio.wait([future])
                 raise
 
+    def _told(self, lane: Lane, asked: float, done: _Done[T]) -> T:
+        self._meters.observe(HASH_WAIT, lane.value, value=done.began - asked)
+        self._meters.observe(HASH_SECONDS, value=done.ended - done.began)
+        return done.result
+
     def close(self) -> None:
         self._threads.shutdown(wait=True, cancel_futures=True)
+
+
+@dataclass(frozen=True, slots=True)
+class _Done(Generic[T]):
+    """What a thread computed, and when; monotonic seconds."""
+
+    result: T
+    began: float
+    ended: float
+
+
+def _timed(work: Callable[[], T]) -> _Done[T]:
+    began = monotonic()
+    result = work()
+    return _Done(result, began, monotonic())

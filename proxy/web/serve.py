@@ -15,11 +15,13 @@ from time import monotonic
 import uvicorn
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
+from proxy.admin.desk import node_of
 from proxy.config import Config, TlsConfig, WebConfig
 from proxy.edge.tls import client_context, server_context, slim_buffers
 from proxy.errors import ConfigError, OperatorError, StoreUnavailable
 from proxy.logs import Line, configure
 from proxy.oauth.client import TokenClient
+from proxy.page import SUPERVISED
 from proxy.store.pool import StorePool
 from proxy.store.store import Store
 from proxy.web.app import application
@@ -79,6 +81,9 @@ async def _run(config: Config, web: WebConfig, store: Store, sock: socket.socket
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, server.stop)
+    if os.environ.get(SUPERVISED):
+        # Nothing is ever said there: to read is to be told of the supervisor's end.
+        loop.add_reader(0, server.stop)
     sweeping = asyncio.create_task(_sweep(pool))
     logger.info("%s", Line("web_listening", on=f"{web.host}:{sock.getsockname()[1]}", tls=web.certificate is not None))
     logger.info("%s", Line("web_ready", url=web.public_url))
@@ -102,7 +107,7 @@ def build(config: Config, web: WebConfig, pool: StorePool, client: TokenClient) 
         rates=Rates(monotonic),
         cookies=Cookies(web.public_url.startswith("https://")),
         pages=Pages(),
-        node=socket.gethostname(),
+        node=node_of(config),
         clock=lambda: datetime.now(UTC),
     )
 

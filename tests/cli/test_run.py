@@ -39,8 +39,9 @@ VERBS = (
     ("sessions", "kick"),
     ("audit",),
     ("completion",),
+    ("backup",),
+    ("restore",),
 )
-NOT_BUILT = ("backup", "restore")
 
 
 @pytest.mark.parametrize("verb", VERBS)
@@ -62,10 +63,9 @@ def listed(text: str) -> set[str]:
     return {line.split()[0] for line in text.partition("commands:")[2].splitlines() if line.startswith("    ")}
 
 
-def test_help_names_no_verb_that_is_not_built(capsys):
+def test_help_names_every_verb(capsys):
     assert main(["--help"]) == 0
     out = capsys.readouterr().out
-    assert not listed(out) & set(NOT_BUILT)
     assert listed(out) >= {verb[0] for verb in VERBS}
     assert main(["account", "--help"]) == 0
     assert listed(capsys.readouterr().out) == {verb[1] for verb in VERBS if verb[0] == "account"}

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from proxy.config import Config, Endpoint, KeysConfig, LimitsConfig, LogConfig, OAuth2Config, StoreConfig, Tls
-from proxy.config.model import AlertsConfig, ListenConfig, TlsConfig, UpstreamConfig, WorkersConfig
+from proxy.config.model import AlertsConfig, ListenConfig, MetricsConfig, TlsConfig, UpstreamConfig, WorkersConfig
 from proxy.config.reader import MAX_FILE_BYTES, load
 from proxy.errors import ConfigError
 
@@ -50,6 +50,7 @@ def test_example_shows_the_defaults():
     assert config.log == LogConfig()
     assert config.workers == WorkersConfig(node="mail1")  # its default is another on every host
     assert config.limits == LimitsConfig()
+    assert config.metrics == MetricsConfig(("127.0.0.1", 9187))  # its default is nowhere
     office, company = config.upstreams["office"], config.upstreams["company"]
     assert office.oauth2 is not None
     assert office.oauth2.grant == OAuth2Config("", "").grant
@@ -77,6 +78,7 @@ def test_example_shows_every_key_of_the_model():
         "workers": WorkersConfig,
         "limits": LimitsConfig,
         "alerts": AlertsConfig,
+        "metrics": MetricsConfig,
     }.items():
         assert set(written[section]) == names(model)
     assert set(written["listen"][0]) == names(ListenConfig) - {"host", "port"} | {"address"}
@@ -273,7 +275,7 @@ def test_broken_listen_address(tmp_path, address):
 # What is wrong in the file; what the line has to name, remedy included.
 BROKEN = {
     "unknown section": ("[lsiten]\n", "lsiten", "unknown key", "did you mean listen?"),
-    "later section": ("[metrics]\n", "metrics", "unknown key", "known here: store,"),
+    "later section": ("[pop3]\n", "pop3", "unknown key", "known here: store,"),
     "unknown key": (LISTEN + 'protcol = "imap"\n' + UPSTREAM, "[[listen]] #1 protcol", "did you mean protocol?"),
     "key of a later version": (LISTEN + 'maximum_tls = "1.2"\n' + UPSTREAM, "maximum_tls", "unknown key"),
     "key with a line end": ('"a\\nb" = 1\n', "a\\nb", "unknown key"),
@@ -330,6 +332,13 @@ BROKEN = {
     "migrate is a number": ("[store]\nmigrate = 1\n" + LISTEN + UPSTREAM, "[store] migrate: is a number", "true"),
     "section is a value": ("log = 'debug'\n" + LISTEN + UPSTREAM, "log: is a string", "[log]"),
     "log level": ("[log]\nlevel = 'trace'\n" + LISTEN + UPSTREAM, '[log] level: "trace"', '"warning"'),
+    "metrics for all": ('[metrics]\naddress = "0.0.0.0:9187"\n' + LISTEN + UPSTREAM, "[metrics] address", "insecure ="),
+    "metrics without a port": (
+        '[metrics]\naddress = "127.0.0.1"\n' + LISTEN + UPSTREAM,
+        "address: has no port",
+        "port",
+    ),
+    "unknown metrics": ("[metrics]\nport = 9187\n" + LISTEN + UPSTREAM, "[metrics] port: unknown key", "remove it"),
     "fewer than no workers": ("[workers]\ncount = -1\n" + LISTEN + UPSTREAM, "[workers] count: -1", "1024"),
     "too many workers": ("[workers]\ncount = 1025\n" + LISTEN + UPSTREAM, "[workers] count: 1025", "1024"),
     "a node with a blank": ('[workers]\nnode = "mail 1"\n' + LISTEN + UPSTREAM, "[workers] node: is no name", "use up"),
@@ -391,3 +400,11 @@ def test_endless_file_is_not_read_to_its_end(tmp_path):
 
 def test_deep_nesting_is_refused(tmp_path):
     assert "nested too deeply" in refusal(tmp_path, "a = " + "[" * 100_000)
+
+
+def test_metrics_are_on_loopback_unless_told_otherwise(tmp_path):
+    assert read(tmp_path, LISTEN + UPSTREAM).metrics.address is None
+    inside = read(tmp_path, '[metrics]\naddress = "[::1]:9187"\n' + LISTEN + UPSTREAM)
+    assert inside.metrics.address == ("::1", 9187)
+    outside = read(tmp_path, '[metrics]\naddress = "0.0.0.0:9187"\ninsecure = true\n' + LISTEN + UPSTREAM)
+    assert outside.metrics.address == ("0.0.0.0", 9187)

@@ -11,6 +11,8 @@ set -euo pipefail
 SERVERS="dovecot-core dovecot-imapd dovecot-lmtpd dovecot-submissiond postfix"
 # libnet-ssleay-perl: swaks only recommends it, and has no TLS without.
 # haproxy: what clients come by.
+# prometheus for promtool, fail2ban for fail2ban-regex: neither is started.
+WATCHERS="prometheus fail2ban"
 CLIENTS="curl isync fetchmail msmtp mutt offlineimap3 swaks libnet-ssleay-perl chromium haproxy"
 SYSTEMD="systemd systemd-container mmdebstrap" # tests/systemd boots one; its make target asks for it
 DATABASE="postgresql" # tests/store runs a private cluster of its own; with the clients, as only tests need it
@@ -139,7 +141,7 @@ install_npm() { # directory, whose packages
 # Word splitting is wanted: the lists are words.
 wanted=
 [ $want_servers = no ] || wanted="$wanted $SERVERS"
-[ $want_clients = no ] || wanted="$wanted $CLIENTS $DATABASE $PAGES"
+[ $want_clients = no ] || wanted="$wanted $CLIENTS $WATCHERS $DATABASE $PAGES"
 [ $want_systemd = no ] || wanted="$wanted $SYSTEMD"
 # shellcheck disable=SC2086
 install_debian $wanted

@@ -221,9 +221,11 @@ def start_ticks(pid: int) -> str:
 def group_members(group: int) -> list[int]:
     """Return the living processes (zombies are not) of a process group."""
     members = []
-    for entry in Path("/proc").glob("[0-9]*/stat"):
+    for entry in Path("/proc").iterdir():  # glob looks at what it found, and raises if that is gone
+        if not entry.name.isdigit():
+            continue
         try:
-            pid, _, rest = entry.read_text().partition(" (")
+            pid, _, rest = (entry / "stat").read_text().partition(" (")
         except OSError:
             continue
         state, _, its_group = rest.rpartition(")")[2].split()[:3]

@@ -7,17 +7,19 @@ import sqlite3
 import subprocess
 import sys
 import threading
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import closing
-from datetime import timedelta
+from contextlib import closing, contextmanager
+from datetime import UTC, datetime, timedelta
+from typing import Any
 
 import pytest
 
 from proxy.errors import StoreError, StoreUnavailable
 from proxy.store import Store
 from proxy.store.engine import Database, parse_url
-from proxy.store.rows import NewAccount, Purpose
+from proxy.store.rows import CredentialState, LastUse, NewAccount, NewCredential, Purpose, Use
 
 THREADS = 8
 
@@ -220,3 +222,41 @@ def test_connections_that_the_server_ended_cost_nobody_a_login(cluster):
         store.put_extensions("mail", "imap", ())
     finally:
         store.close()
+
+
+@contextmanager
+def waiting_for(url: str, held: int, work: Callable[[], object]) -> Iterator[Any]:
+    """A transaction that holds one app password, for which `work` waits by now; it is let go in the end."""
+    import psycopg  # noqa: PLC0415 - an extra
+
+    waits = "SELECT count(*) FROM pg_stat_activity WHERE wait_event_type = 'Lock' AND datname = current_database()"
+    with ThreadPoolExecutor(1) as threads, psycopg.connect(url) as holder, psycopg.connect(url, autocommit=True) as eye:
+        holder.execute("SELECT 1 FROM credential WHERE id = %s FOR UPDATE", [held])
+        done = threads.submit(work)
+        until = time.monotonic() + 4
+        while eye.execute(waits).fetchone() == (0,):
+            assert time.monotonic() < until, "it does not wait"
+        yield holder
+        holder.rollback()
+        done.result()
+
+
+@pytest.mark.parametrize("act", ["remove", "record"])
+def test_app_passwords_are_locked_in_the_order_of_their_ids(cluster, act):
+    """Whoever waits for one of them holds none behind it: else two that do so wait for each other."""
+    url = cluster.database("migrated")
+    with closing(Store.open(url, migrate=False)) as store:
+        ann = store.add_account(NewAccount("ann@x.test", "mail", "ann", (), "cli"))
+        first, second = [
+            store.add_credential(
+                NewCredential(f"id{n}", ann.id, f"app{n}", frozenset({"imap"}), (), None, "cli", f"s{n}", "phc")
+            ).id
+            for n in (1, 2)
+        ]
+        now = datetime.now(UTC)
+        uses = [Use(one, LastUse(now, "192.0.2.7", "imap", "mutt"), "192.0.2.0/24") for one in (first, second)]
+        store.record_uses(uses[:1])
+        store.set_credential_states(["id1"], CredentialState.SUSPENDED)  # from here on its row lies behind the other's
+        work = (lambda: store.remove_account(ann.id)) if act == "remove" else (lambda: store.record_uses(uses))
+        with waiting_for(url, first, work) as holder:
+            holder.execute("SELECT 1 FROM credential WHERE id = %s FOR UPDATE NOWAIT", [second])

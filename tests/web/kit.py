@@ -37,6 +37,7 @@ class WebGate(Gate):
 
     def __init__(self, lab: Lab, directory: Path) -> None:
         super().__init__(lab, directory)
+        self.serve_words = ("--no-web",)  # the page runs by itself, with a log of its own
         self.web = ""
         self.web_log_file = directory / "web.log"
         self.page: subprocess.Popen[bytes] | None = None

@@ -260,12 +260,15 @@ def write_config(
     loop: str = "uvloop",
     workers: int = 1,
     limits: str = "",
+    more: str = "",
     listeners: Sequence[tuple[str, int, str]] = (
         ("imap", 0, "implicit"), ("imap", 0, "starttls"), ("smtp", 0, "implicit"), ("smtp", 0, "starttls"),
     ),
 ) -> None:  # fmt: skip
+    """`more` is whatever else the configuration is to hold: whole tables."""
     house.config.write_text(
-        CONFIG.format(
+        more
+        + CONFIG.format(
             listeners="".join(LISTENER.format(*each) for each in listeners),
             imap=imap,
             smtp=smtp,
