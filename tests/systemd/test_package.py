@@ -9,9 +9,9 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import trustme
 
 from proxy import __version__
-from tests.edge.scripted import make_certificates
 from tests.systemd.box import ROOT, Box, BoxUnavailable, base, booted, require
 
 BUILD_S = 600.0
@@ -76,7 +76,9 @@ def bare(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Box]:
         root = base()
         shutil.copy(build(directory), directory / "first.deb")
         next_version(directory / "first.deb", directory)
-        make_certificates(directory)
+        leaf = trustme.CA().issue_cert("localhost")
+        leaf.private_key_pem.write_to_path(str(directory / "key.pem"))
+        leaf.cert_chain_pems[0].write_to_path(str(directory / "cert.pem"))
         with booted(root, directory) as box:
             box.shell("rm -rf /opt/gatepost")
             yield box
