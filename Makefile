@@ -9,8 +9,8 @@ export VENV
 # ONCE=1 lets the demo end by itself; otherwise it keeps running for the reader's own mail client.
 ONCE ?=
 
-.PHONY: help demo test test-systemd check lint format types lab lab-servers bench bench-short bench-peers lock clean \
-	bench-revocation
+.PHONY: help demo test test-systemd check lint format types docs dist deb lab lab-servers bench bench-short bench-peers \
+	lock clean bench-revocation
 
 help:  ## show this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 16
@@ -40,6 +40,17 @@ types: $(VENV)/.installed  ## mypy --strict on proxy/
 format: $(VENV)/.installed  ## put the code in order
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
+
+docs: $(VENV)/.installed  ## the pages and manual pages that are made from the code
+	$(BIN)/python -m docs.generate
+
+dist: $(VENV)/.installed docs  ## wheel and source archive, into dist/; the same bytes for the same commit
+	SOURCE_DATE_EPOCH=$${SOURCE_DATE_EPOCH:-$$(git log -1 --format=%ct 2>/dev/null || echo 1)} $(BIN)/python -m hatchling build
+
+deb: $(VENV)/.installed  ## a package for this release of Debian or Ubuntu, into dist/
+	$(BIN)/python -m hatchling build -t wheel -d dist/deb
+	config/debian/build.sh dist/deb/*.whl dist
+	rm -rf dist/deb
 
 lab: $(VENV)/.installed  ## install the upstream servers, legacy clients and database that the tests run
 	tests/lab/install.sh

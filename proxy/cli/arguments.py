@@ -9,6 +9,7 @@ from proxy import __version__
 from proxy.cli.output import plain
 
 DEFAULT_CONFIG = "/etc/gatepost/gatepost.toml"
+SHELLS = ("bash", "zsh", "fish")
 
 if TYPE_CHECKING:
     _Verbs = argparse._SubParsersAction["Parser"]  # noqa: SLF001 - it has no public name
@@ -45,6 +46,7 @@ def parser() -> Parser:
     _watching_verbs(verbs)
     _key_verbs(verbs)
     _backup_verbs(verbs)
+    _shell_verbs(verbs)
     return top
 
 
@@ -340,3 +342,18 @@ def _backup_verbs(verbs: _Verbs) -> None:
     )
     for verb in (backup, restore):
         verb.add_argument("file", metavar="FILE", help="the backup")
+
+
+def _shell_verbs(verbs: _Verbs) -> None:
+    completion = _verb(
+        verbs,
+        "completion",
+        "completion",
+        "print what makes a shell complete gatepost's words",
+        details=(
+            "Print a script that makes a shell complete gatepost's commands and options: for bash "
+            '"source <(gatepost completion bash)" in ~/.bashrc, for the others a file in their own folder.'
+        ),
+        has_json=False,
+    )
+    completion.add_argument("shell", metavar="SHELL", choices=SHELLS, help="bash, zsh or fish")

@@ -63,6 +63,7 @@ _AREAS = {
     "audit": "audit",
     "key": "keys",
     "backup": "backup",
+    "completion": "completion",
 }
 
 

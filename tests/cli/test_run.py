@@ -26,7 +26,10 @@ VERBS = (
     ("account", "disable"),
     ("account", "enable"),
     ("account", "alias"),
+    ("account", "grant"),
+    ("account", "revoke-grant"),
     ("create",),
+    ("key", "new"),
     ("key", "rotate"),
     ("list",),
     ("show",),
@@ -37,8 +40,10 @@ VERBS = (
     ("sessions",),
     ("sessions", "kick"),
     ("audit",),
+    ("completion",),
+    ("backup",),
+    ("restore",),
 )
-NOT_BUILT = ("completion",)
 
 
 @pytest.mark.parametrize("verb", VERBS)
@@ -49,7 +54,7 @@ def test_every_verb_has_help_that_names_the_configuration(verb, capsys):
     assert "--config FILE" in out
 
 
-@pytest.mark.parametrize("verb", [verb for verb in VERBS if verb != ("serve",)])
+@pytest.mark.parametrize("verb", [verb for verb in VERBS if verb not in (("serve",), ("completion",), ("key", "new"))])
 def test_every_verb_that_answers_takes_json(verb, capsys):
     assert main([*verb, "--help"]) == 0
     assert "--json" in capsys.readouterr().out
@@ -57,13 +62,13 @@ def test_every_verb_that_answers_takes_json(verb, capsys):
 
 def listed(text: str) -> set[str]:
     """The commands of a help text: the first words behind its headings."""
-    return {line.split()[0] for line in text.partition("commands:")[2].splitlines() if line.startswith("    ")}
+    lines = text.partition("commands:")[2].splitlines()
+    return {line.split()[0] for line in lines if line.startswith("    ") and line[4] != " "}  # not wrapped help
 
 
-def test_help_names_no_verb_that_is_not_built(capsys):
+def test_help_names_every_verb(capsys):
     assert main(["--help"]) == 0
     out = capsys.readouterr().out
-    assert not listed(out) & set(NOT_BUILT)
     assert listed(out) >= {verb[0] for verb in VERBS}
     assert main(["account", "--help"]) == 0
     assert listed(capsys.readouterr().out) == {verb[1] for verb in VERBS if verb[0] == "account"}
