@@ -102,7 +102,7 @@ def test_it_installs_serves_upgrades_and_goes(bare: Box) -> None:
         mkdir -p -m 0700 /etc/credstore.encrypted
         gatepost key new | systemd-creds encrypt --name=gatepost-master - /etc/credstore.encrypted/gatepost-master
         install -d -o gatepost -g gatepost -m 0700 /var/lib/gatepost
-        runuser -u gatepost -- gatepost db upgrade
+        install -o gatepost -g gatepost -m 0600 /dev/null /var/lib/gatepost/gatepost.db
         systemctl enable --now gatepost-imaps.socket gatepost.service
         """
     )
