@@ -11,11 +11,11 @@ from datetime import datetime
 from typing import Any
 
 from sqlalchemy import Connection, delete, insert, or_, select, union, update
-from sqlalchemy.dialects import postgresql, sqlite
 
 from proxy.store.accounts import accounts, require_account
 from proxy.store.audit import Scribe
 from proxy.store.audit_rows import Actor, Event
+from proxy.store.dialects import insert_for
 from proxy.store.engine import Database
 from proxy.store.people_rows import Access, Identity, Person
 from proxy.store.rows import Account
@@ -112,8 +112,7 @@ def _waits_for(identity: Identity, address: str) -> Any:
 
 def meet(connection: Connection, identity: Identity, address: str, display: str, scribe: Scribe) -> Person:
     """Write or renew the person's row, and hand over the grants that waited."""
-    make = postgresql.insert if connection.dialect.name == "postgresql" else sqlite.insert
-    statement = make(person).values(
+    statement = insert_for(connection, person).values(
         issuer=identity.issuer,
         tenant=identity.tenant,
         subject=identity.subject,
