@@ -14,6 +14,7 @@ from datetime import UTC, datetime, timedelta
 from proxy.config import PROTOCOLS, Network, Protocol, UpstreamConfig
 from proxy.config.address import BadAddress, network
 from proxy.errors import OperatorError
+from proxy.secret import Secret
 from proxy.wire.names import canonical_login
 
 MAX_NAME = 100  # characters of an app password's name
@@ -72,7 +73,9 @@ def upstream_user(text: str) -> str:
 
 
 def name(text: str) -> str:
-    """The name of an app password: 1 to MAX_NAME visible characters, NFC."""
+    """The name of an app password: 1 to MAX_NAME visible characters, NFC; never an app password itself."""
+    if is_app_password(text):
+        raise OperatorError("that is an app password and no name", "name the program or device that it is for")
     normal = unicodedata.normalize("NFC", text.strip()) if text.isprintable() else ""
     if not normal or len(normal) > MAX_NAME:
         raise OperatorError(f"name {repeated(text)} can't be used", f"use 1 to {MAX_NAME} visible characters")
@@ -158,8 +161,17 @@ def overlap(text: str) -> timedelta:
     return length
 
 
+def is_app_password(text: str) -> bool:
+    """Whether it has the form of one: typed where something else belongs, it must not be shown or stored."""
+    from proxy.vault.apppassword import parse  # noqa: PLC0415 - only where something was typed wrong, or named
+
+    return parse(Secret(text)) is not None
+
+
 def repeated(text: str) -> str:
-    """A wrong input as an error may repeat it: quoted, printable, cut."""
+    """A wrong input as an error may repeat it: quoted, printable, cut; an app password never."""
+    if is_app_password(text):
+        return "(an app password)"
     if not text.isprintable():
         text = text.encode("unicode_escape", "backslashreplace").decode("ascii")
     return f'"{text if len(text) <= _MAX_REPEATED else text[:_MAX_REPEATED] + "..."}"'

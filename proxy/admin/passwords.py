@@ -11,7 +11,6 @@ from proxy.admin import accounts, inputs
 from proxy.admin.desk import Desk
 from proxy.admin.sealed import Keyed, Opening, Way, require_way
 from proxy.errors import StoreError
-from proxy.secret import Secret
 from proxy.store.rows import (
     Account,
     Credential,
@@ -172,9 +171,7 @@ def show(desk: Desk, public_id: str) -> Credential:
 
 
 def _no_app_password(desk: Desk, typed: str, wanted: str) -> StoreError:
-    from proxy.vault.apppassword import parse  # noqa: PLC0415 - only an error needs it
-
-    if parse(Secret(typed)) is not None:
+    if inputs.is_app_password(typed):
         # Not repeated. On a command line it is in the shell's history already.
         return StoreError(
             "this is an app password, not the id of one",

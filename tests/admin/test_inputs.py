@@ -196,3 +196,18 @@ def test_protocols_come_in_one_order_and_once():
 def test_wrong_input_is_repeated_on_one_short_line(text):
     assert inputs.repeated(text).isprintable()
     assert len(inputs.repeated(text)) < 70
+
+
+def test_app_password_that_is_typed_where_something_else_belongs_is_neither_stored_nor_repeated():
+    from proxy.vault.apppassword import generate  # noqa: PLC0415 - this test alone
+
+    shown = generate().shown()
+    for text in (shown, shown.replace("-", ""), shown.upper()):
+        assert inputs.repeated(text) == "(an app password)"
+        with pytest.raises(OperatorError, match="that is an app password and no name") as caught:
+            inputs.name(text)
+        assert text not in str(caught.value)
+        with pytest.raises(OperatorError) as caught:
+            inputs.email(text)
+        assert text not in str(caught.value)
+    assert inputs.name("Scanner, 2nd floor") == "Scanner, 2nd floor"
