@@ -31,16 +31,18 @@ mkdir -p "$root$home" "$root/DEBIAN"
 # --- The environment -------------------------------------------------------------------------------------------------
 "$python" -m venv --without-pip "$root$home"
 "$venv/bin/python" $here/needed.py >"$work/needed.lock"
-install=("$venv/bin/uv" pip install --quiet --python "$root$home/bin/python" --link-mode copy)
+# pip, and not uv: it heeds the machine's own index and mirrors.
+pip=("$venv/bin/python" -m pip --quiet --disable-pip-version-check --python "$root$home/bin/python")
+install=("${pip[@]}" install --no-compile)
 "${install[@]}" --require-hashes --no-deps --only-binary :all: --requirement "$work/needed.lock"
 "${install[@]}" --no-deps "$wheel"
-"$venv/bin/uv" pip check --quiet --python "$root$home/bin/python" || fail "the packages do not fit together"
+"${pip[@]}" check || fail "the packages do not fit together"
 
 find "$root$home/bin" -type f ! -name gatepost -delete
 find "$root$home/bin" -type l ! -name python ! -name python3 -delete
 mv "$root$home/share/man" "$work/man"
 rm -rf "$root$home/share" "$root$home/include"
-# uv writes a launcher that finds its interpreter by where it was installed.
+# The launcher that was made names its interpreter by where it was installed.
 printf '#!%s/bin/python -IP\nimport sys\n\nfrom proxy.__main__ import main\n\nsys.exit(main())\n' "$home" \
     >"$root$home/bin/gatepost"
 printf 'home = /usr/bin\ninclude-system-site-packages = false\nversion = 3.%s\n' "$minor" >"$root$home/pyvenv.cfg"
