@@ -22,7 +22,7 @@ COMMAND_S = 60
 EMPTY = """
 SET lock_timeout = '5s';
 DELETE FROM account; DELETE FROM recipient; DELETE FROM learned; DELETE FROM audit; DELETE FROM worker;
-DELETE FROM person; DELETE FROM spent;
+DELETE FROM person; DELETE FROM spent; DELETE FROM told;
 UPDATE revision SET value = 1;
 ALTER SEQUENCE account_id_seq RESTART; ALTER SEQUENCE audit_id_seq RESTART;
 ALTER SEQUENCE credential_id_seq RESTART; ALTER SEQUENCE secret_id_seq RESTART;

@@ -36,7 +36,7 @@ class Worker:
 
 
 def generation(*slots: Slot, phase: Phase = Phase.SERVING) -> Generation:
-    return Generation(1, None, None, (), None, list(slots), ExitStack(), phase)  # type: ignore[arg-type]
+    return Generation(1, None, None, (), None, None, None, list(slots), ExitStack(), phase)  # type: ignore[arg-type]
 
 
 @pytest.fixture
