@@ -24,6 +24,7 @@ COMMAND_S = 120.0
 PATIENCE_S = 60.0
 BASE_S = 900.0
 CLONE_NEWNET = 0x40000000  # sched.h
+_MACHINE = os.open("/proc/self/ns/net", os.O_RDONLY | os.O_CLOEXEC)  # the network that the tests were started in
 _PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 
 
@@ -83,6 +84,17 @@ class Box:
                 yield
             finally:
                 _enter(ours.fileno())
+
+
+@contextlib.contextmanager
+def outside() -> Iterator[None]:
+    """This thread is in the machine's own network, whatever `Box.network` it was in."""
+    with Path("/proc/thread-self/ns/net").open() as now:
+        _enter(_MACHINE)
+        try:
+            yield
+        finally:
+            _enter(now.fileno())
 
 
 def _enter(namespace: int) -> None:

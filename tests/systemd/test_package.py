@@ -12,7 +12,7 @@ import pytest
 import trustme
 
 from proxy import __version__
-from tests.systemd.box import ROOT, Box, BoxUnavailable, base, booted, require
+from tests.systemd.box import ROOT, Box, BoxUnavailable, base, booted, outside, require
 
 BUILD_S = 600.0
 # ca-certificates is not in the box, and nothing in it asks for a public authority.
@@ -74,7 +74,9 @@ def bare(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Box]:
     try:
         require()
         root = base()
-        shutil.copy(build(directory), directory / "first.deb")
+        with outside():  # pip asks an index, and other tests here stay in their container's network
+            package = build(directory)
+        shutil.copy(package, directory / "first.deb")
         next_version(directory / "first.deb", directory)
         leaf = trustme.CA().issue_cert("localhost")
         leaf.private_key_pem.write_to_path(str(directory / "key.pem"))
