@@ -32,7 +32,7 @@ from proxy.edge.front import House
 from proxy.edge.guests import Guests
 from proxy.edge.imap import ImapFront
 from proxy.edge.smtp import SmtpFront
-from proxy.edge.tls import client_context, slim_buffers
+from proxy.edge.tls import client_context
 from proxy.errors import Answer, ConfigError
 from proxy.hooks import Hooks
 from proxy.housekeeping import AuditLog, Housekeeper
@@ -162,7 +162,6 @@ def preflight(config: Config) -> Certificates:
 @contextlib.asynccontextmanager
 async def running(config: Config, store: Store, master: MasterPrivate, post: Post) -> AsyncIterator[Server]:
     """A Gatepost that accepts, on this loop; what is left is cut off at the end. Raises ConfigError."""
-    slim_buffers()
     async with contextlib.AsyncExitStack() as stack:
         server = await build(config, store, master, post, stack)
         # Who connects earlier waits in the socket's backlog: the first client gets the whole list, too.

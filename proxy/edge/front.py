@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from proxy.config import ListenConfig, Protocol
 from proxy.edge.guests import Guests
 from proxy.edge.relay import Relay
+from proxy.edge.transport import Transport
 from proxy.edge.upstream import Connection, dial
 from proxy.errors import Refusal
 from proxy.login import Attempt, LoginService, Passage
@@ -73,9 +74,7 @@ class Visit:
         )
         return await self._house.login.enter(attempt, dial)
 
-    def relay(
-        self, client: asyncio.Transport, passage: Passage[Connection], leftover: bytes, keep: object = None
-    ) -> None:
+    def relay(self, client: Transport, passage: Passage[Connection], leftover: bytes, keep: object = None) -> None:
         """Hand both connections to the relay; the client has been told OK.
 
         leftover    what the client sent after its credentials: goes upstream first

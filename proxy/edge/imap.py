@@ -9,6 +9,7 @@ from typing import cast
 
 from proxy.config import Tls
 from proxy.edge.front import PRE_LOGIN_S, Visit
+from proxy.edge.transport import Transport
 from proxy.errors import Answer, Refused
 from proxy.wire.actions import Close, Send, StartTls
 from proxy.wire.imap import Action, ImapGate, Login
@@ -30,18 +31,16 @@ class ImapFront(asyncio.Protocol):
             starttls=visit.listener.tls is Tls.STARTTLS,
             clear_ok=visit.listener.tls is Tls.NONE,
         )
-        self._transport: asyncio.Transport | None = None
+        self._transport: Transport | None = None
         self._task: asyncio.Task[None] | None = None
         self._deadline: asyncio.TimerHandle | None = None
         self._is_lost = False
-        self._is_shaking_hands = False
-        self._early = b""
         self._farewell = None if visit.refusing is None else visit.refusing.answer  # in place of a greeting
 
     # -- asyncio.Protocol ---------------------------------------------------------------------------------------------
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        self._transport = cast("asyncio.Transport", transport)
+        self._transport = cast("Transport", transport)
         if self._farewell is not None:
             self._do(self._gate.close(self._farewell))
             return
@@ -49,11 +48,6 @@ class ImapFront(asyncio.Protocol):
         self._do(self._gate.greet())
 
     def data_received(self, data: bytes) -> None:
-        if self._is_shaking_hands:
-            # Reading is paused for the plaintext, so this came through TLS: asyncio delivers what followed the
-            # client's Finished before start_tls() returns. One record at most, as the next read comes after that.
-            self._early += data
-            return
         is_busy = self._gate.is_busy
         self._do(self._gate.receive(data))
         if is_busy and self._transport is not None:
@@ -99,46 +93,27 @@ class ImapFront(asyncio.Protocol):
                 case StartTls():
                     # Nothing may be read between here and the handshake: it would be plaintext (outcomes E1).
                     transport.pause_reading()
-                    self._is_shaking_hands = True
                     self._task = self._loop.create_task(self._start_tls(transport))
                 case Login():
                     self._task = self._loop.create_task(self._enter(transport, action))
                 case Close():
                     self._close(transport)
 
-    async def _start_tls(self, plain: asyncio.Transport) -> None:
+    async def _start_tls(self, transport: Transport) -> None:
         context = self._visit.tls_context
         assert context is not None
+        left_s = max(0.1, self._visit.started + PRE_LOGIN_S - self._loop.time())
         try:
-            secured = await self._loop.start_tls(
-                plain,
-                self,
-                context,
-                server_side=True,
-                ssl_handshake_timeout=max(0.1, self._visit.started + PRE_LOGIN_S - self._loop.time()),
-            )
+            await transport.start_tls(context, server_side=True, timeout_s=left_s)
         except asyncio.CancelledError:
-            # Neither loop tells this protocol of the loss of a connection whose handshake was not done.
-            plain.abort()
             self._end("closed")
             raise
-        except (OSError, TimeoutError) as error:
-            reason = error.reason if isinstance(error, ssl.SSLError) else type(error).__name__
-            plain.abort()
-            self._end(f"tls_failed {reason}")
+        except OSError as error:  # TLS, a lost connection and the time-out are all of this family
+            self._end(f"tls_failed {error.reason if isinstance(error, ssl.SSLError) else type(error).__name__}")
             return
-        if secured is None:  # the client left during the handshake
-            plain.abort()
-            self._end("client_left")
-            return
-        self._transport = secured
-        self._is_shaking_hands = False
-        early, self._early = self._early, b""
         self._do(self._gate.secured())
-        if early:
-            self._do(self._gate.receive(early))
 
-    async def _enter(self, transport: asyncio.Transport, login: Login) -> None:
+    async def _enter(self, transport: Transport, login: Login) -> None:
         try:
             passage = await self._visit.enter(login.credentials, login.mechanism, self._gate.client_id)
         except Refused as refused:
@@ -170,10 +145,9 @@ class ImapFront(asyncio.Protocol):
     def _too_late(self) -> None:
         self.close(Answer.UNAVAILABLE)
 
-    def _close(self, transport: asyncio.Transport) -> None:
+    def _close(self, transport: Transport) -> None:
         self._stop_deadline()
-        if not transport.is_closing():  # closed twice, asyncio's TLS can't be aborted any more; see relay.Leg.close()
-            transport.close()
+        transport.close()
         # A client that does not read, or never answers TLS's close, must not stay.
         self._deadline = self._loop.call_later(CLOSE_S, transport.abort)
 

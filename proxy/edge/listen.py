@@ -20,6 +20,7 @@ from proxy.edge.forwarded import client_address
 from proxy.edge.front import PRE_LOGIN_S, House, Visit
 from proxy.edge.guests import Front
 from proxy.edge.relay import FLUSH_S
+from proxy.edge.transport import Transport
 from proxy.errors import ConfigError, ProtocolError
 from proxy.logs import Line
 from proxy.meters import ACCEPT_PAUSES, CONNECTIONS, HEADERS_REFUSED
@@ -163,28 +164,25 @@ class Acceptor:
             return
         visit = Visit(self._house, self._listener, str(client), visit_id)
 
-        def make_front() -> asyncio.BaseProtocol:
-            front = self._front(visit)
-            self._house.guests.greet(visit.id, front)
-            return cast("asyncio.BaseProtocol", front)
-
-        is_implicit = self._listener.tls is Tls.IMPLICIT
+        transport: Transport | None = None
         try:
             _keep_alive(sock)
-            await self._loop.connect_accepted_socket(
-                make_front,
-                sock,
-                ssl=visit.tls_context if is_implicit else None,
-                ssl_handshake_timeout=PRE_LOGIN_S if is_implicit else None,
-                ssl_shutdown_timeout=TLS_SHUTDOWN_S if is_implicit else None,
-            )
-        except (OSError, TimeoutError) as error:  # ssl.SSLError is an OSError
+            front = self._front(visit)
+            self._house.guests.greet(visit.id, front)
+            transport = Transport(sock, cast("asyncio.BaseProtocol", front), close_s=TLS_SHUTDOWN_S)
+            if self._listener.tls is Tls.IMPLICIT:
+                assert visit.tls_context is not None
+                await transport.start_tls(visit.tls_context, server_side=True, timeout_s=PRE_LOGIN_S)
+            transport.begin()
+        except OSError as error:  # TLS, a lost connection and the time-out are all of this family
             sock.close()
             reason = error.reason if isinstance(error, ssl.SSLError) else type(error).__name__
             line = Line("tls_failed", service=self._listener.protocol, peer=visit.peer, reason=reason, id=visit.id)
             logger.info("%s", line)
             visit.ended("tls_failed")
         except BaseException:
+            if transport is not None:
+                transport.abort()
             sock.close()
             visit.ended("closed")
             raise

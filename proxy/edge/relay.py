@@ -12,7 +12,7 @@ import logging
 from collections.abc import Callable
 from typing import cast
 
-from proxy.edge.tls import hold_nothing
+from proxy.edge.transport import Transport
 from proxy.logs import Line
 from proxy.meters import BYTES, SESSIONS_ENDED, Meters, Tally
 from proxy.sessions import End, Session
@@ -38,7 +38,7 @@ class Leg(asyncio.Protocol):
     def __init__(self, relay: Relay, flow: Tally) -> None:
         self._relay = relay
         self._flow = flow
-        self.transport: asyncio.Transport | None = None
+        self.transport: Transport | None = None
         self.other: Leg
         self.bytes_in = 0
         self.last_at = 0.0  # loop time of the last byte
@@ -46,15 +46,14 @@ class Leg(asyncio.Protocol):
         self.is_lost = False
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        self.transport = cast("asyncio.Transport", transport)
+        self.transport = cast("Transport", transport)
         if self.transport.is_closing():
-            return  # nothing will be written, and asyncio's TLS has nobody to tell any more
+            return  # nothing will be written
         # It may have told the front, which had it before, to pause, and would not say so again. With a limit of zero
         # it has said so if it holds anything, and will say when that is sent.
         self.transport.set_write_buffer_limits(high=0)
         self.is_full = self.transport.get_write_buffer_size() > 0
         self.transport.set_write_buffer_limits(high=HIGH_WATER_BYTES)
-        hold_nothing(self.transport)
         self.other.steer()
 
     def data_received(self, data: bytes) -> None:
@@ -63,7 +62,7 @@ class Leg(asyncio.Protocol):
         self._relay.pass_on(self, data)
 
     def eof_received(self) -> bool:
-        # asyncio's TLS has no half-close: an EOF ends this leg. What is written but not sent holds up its loss.
+        # No half-close: an EOF ends this leg. What is written but not sent holds up its loss.
         self._relay.leg_leaves()
         return False
 
@@ -89,9 +88,7 @@ class Leg(asyncio.Protocol):
             self.transport.resume_reading()
 
     def close(self) -> None:
-        # Once: asyncio's TLS transport that is closed a second time forgets its connection, and abort() does nothing
-        # any more (CPython 3.11 to 3.13, _SSLProtocolTransport.close).
-        if self.transport is not None and not self.is_lost and not self.transport.is_closing():
+        if self.transport is not None:
             self.transport.close()
 
 
@@ -138,7 +135,7 @@ class Relay:
     def pass_on(self, source: Leg, data: bytes) -> None:
         self.last_byte_at = source.last_at = self._loop.time()
         target = source.other
-        # After close() a transport may still deliver; a session that was ended passes nothing on any more.
+        # A session that was ended passes nothing on any more.
         if self._is_dropping or target.transport is None:
             return
         if not target.is_lost:

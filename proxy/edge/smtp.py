@@ -23,8 +23,9 @@ from proxy.config import Tls
 from proxy.edge import smtp_answers as say
 from proxy.edge.front import MAX_FAILED, PRE_LOGIN_S, Visit
 from proxy.edge.smtp_auth import NotHeard, hear_credentials
-from proxy.edge.smtp_lines import ClosesOnce, Lines
+from proxy.edge.smtp_lines import Lines
 from proxy.edge.smtp_verbs import MAX_COMMAND_BYTES, SizeLimits, Verb, Verbs
+from proxy.edge.transport import Transport
 from proxy.edge.upstream import Connection
 from proxy.errors import Answer, Refused
 from proxy.login import Passage
@@ -52,7 +53,7 @@ class _Phase(Enum):
 class SmtpFront(SMTP):
     """One client connection from its greeting to its login.
 
-    Give it to `loop.connect_accepted_socket` as the protocol, with `ssl=` for implicit TLS. It ends in exactly one of
+    It is the protocol of an edge.transport, begun behind the handshake if TLS is implicit. It ends in exactly one of
     `visit.relay` (the transport is handed over paused) and `visit.ended`.
 
     It has no properties: aiosmtpd's constructor looks at members, before ours has set anything.
@@ -68,7 +69,7 @@ class SmtpFront(SMTP):
         self._smtp_methods = Verbs(self._verbs(), self._refuse)
         self._auth_methods = {}  # its own PLAIN and LOGIN: synchronous, and case-sensitive in the name (issue #305)
         self._visit = visit
-        self._client: asyncio.Transport
+        self._client: Transport
         self._phase = _Phase.TALKING
         self._is_welcome = visit.refusing is None
         self._reason = "closed_by_client"
@@ -102,7 +103,7 @@ class SmtpFront(SMTP):
         StreamWriter closes its transport when it is collected (CPython 3.11.5 and later, gh-107650), which would end a
         relayed session; StreamReader has no bound below twice its limit and cannot be emptied by a public name.
         """
-        client = cast("asyncio.Transport", transport)  # uvloop's do not inherit from it
+        client = cast("Transport", transport)
         self._read_as(Lines(client))
         self._use(client)
         self._reset_timeout()
@@ -135,10 +136,10 @@ class SmtpFront(SMTP):
         self._lines = lines
         self._reader = lines  # type: ignore[assignment]  # aiosmtpd's loop calls readuntil() only
 
-    def _use(self, transport: asyncio.Transport) -> None:
-        # A new transport starts from nothing: RFC 3207 4.2, everything learned before the handshake is discarded.
+    def _use(self, transport: Transport) -> None:
+        # What is used anew starts from nothing: RFC 3207 4.2, everything learned before the handshake is discarded.
         self.transport = self._client = transport
-        self._writer = ClosesOnce(transport)  # type: ignore[assignment]  # aiosmtpd's loop only closes it
+        self._writer = transport  # type: ignore[assignment]  # aiosmtpd's loop only closes it
         self._set_rset_state()  # type: ignore[no-untyped-call]
         self.session = self._create_session()
 
@@ -281,7 +282,7 @@ class SmtpFront(SMTP):
         )
 
     async def smtp_QUIT(self, arg: str | None) -> None:  # noqa: N802
-        """Say goodbye; push() closes. aiosmtpd's closes a second time behind that: see ClosesOnce."""
+        """Say goodbye; push() closes. aiosmtpd closes a second time behind that, which does nothing."""
         await self.push(say.NO_ARGUMENT if arg else say.GOODBYE)
 
     async def smtp_STARTTLS(self, arg: str | None) -> None:  # noqa: N802
@@ -310,29 +311,18 @@ class SmtpFront(SMTP):
         self._lines.close()
         self._read_as(Lines(None))
         try:
-            secured = await self.loop.start_tls(
-                self._client,
-                self,
-                context,
-                server_side=True,
-                ssl_handshake_timeout=PRE_LOGIN_S,  # our timer is earlier
-                ssl_shutdown_timeout=CLOSE_S,
-            )
+            await self._client.start_tls(context, server_side=True, timeout_s=PRE_LOGIN_S)  # our timer is earlier
         except asyncio.CancelledError:
             self._drop(self._reason)
             raise
         except OSError:  # TLS, a lost connection and the time-out are all of this family
-            secured = None
-        if secured is None:
             self._drop("tls_failed")
-        elif self._phase is _Phase.HANDSHAKE:
-            self._phase = _Phase.TALKING
-            self._lines.attach(secured)
-            self._use(secured)
+            return
+        self._phase = _Phase.TALKING
+        self._lines.attach(self._client)
+        self._use(self._client)
 
     def _drop(self, reason: str) -> None:
-        # A handshake that fails tells nobody by connection_lost: asyncio and uvloop take this protocol for not started.
-        self._client.abort()
         if self._phase is not _Phase.GONE:
             self._reason = reason
             self._gone()

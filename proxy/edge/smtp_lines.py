@@ -1,6 +1,6 @@
 """The bytes that an SMTP client has sent and nobody has read yet: lines out, in memory that stays small.
 
-Lines stands where aiosmtpd expects a StreamReader, ClosesOnce where it expects the writer. They know no commands.
+Lines stands where aiosmtpd expects a StreamReader. It knows no commands.
 """
 
 from __future__ import annotations
@@ -102,17 +102,3 @@ class Lines:
             self._is_paused = False
             if not self._transport.is_closing():
                 self._transport.resume_reading()
-
-
-class ClosesOnce:
-    """What aiosmtpd takes for its StreamWriter. Its loop closes it at its end, when we may have closed already.
-
-    asyncio's TLS transport that is closed a second time can't be aborted any more; see relay.Leg.close().
-    """
-
-    def __init__(self, transport: asyncio.Transport) -> None:
-        self._transport = transport
-
-    def close(self) -> None:
-        if not self._transport.is_closing():
-            self._transport.close()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import ssl
 import warnings
 from asyncio import sslproto
@@ -87,15 +86,3 @@ def slim_buffers() -> None:
     has its own TLS; aiosmtpd's STARTTLS uses this one on every loop. CPython 3.11 to 3.14 read the class attribute.
     """
     sslproto.SSLProtocol.max_size = 16 * 1024
-
-
-def hold_nothing(transport: asyncio.Transport) -> None:
-    """Let a TLS transport that is paused leave what comes to the kernel, and not read 256 KiB ahead.
-
-    uvloop 0.23 throws away what its TLS has read ahead when the peer's FIN follows before reading is resumed
-    (sslproto.pyx, _do_flush): the end of what an upstream sent to a slow client. Not needed any more when
-    tests/edge/test_relay.py passes without it. Beyond asyncio.Transport, but asyncio's and uvloop's TLS both have it.
-    """
-    set_limits = getattr(transport, "set_read_buffer_limits", None)
-    if set_limits is not None:
-        set_limits(high=1, low=0)

@@ -12,12 +12,12 @@ import ssl
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass, field
-from typing import cast
+from typing import Any, cast
 
-from proxy.edge.tls import hold_nothing
+from proxy.edge.transport import Transport
 from proxy.errors import UpstreamError, UpstreamFault
 
-# One read of a TLS transport gives 256 KiB at most and reading then pauses; more than this is a transport gone wrong.
+# One read gives BURST_BYTES at most and reading then pauses; more than this is a transport gone wrong.
 MAX_HELD_BYTES = 1_048_576
 MAX_ADDRESSES = 4  # of one name that are tried
 CONNECT_S = 3.0  # for an address that is not the last one: a broken IPv6 route must not use up the dial deadline
@@ -31,7 +31,7 @@ class Leg(asyncio.Protocol):
         self.describe: Callable[[], str] = (
             str  # gives `said`: few logins need it, and cleaning a long line takes 0.1 ms
         )
-        self._transport: asyncio.Transport | None = None
+        self._transport: Transport | None = None
         self._held = bytearray()
         self._is_over = False  # EOF or connection_lost: nothing more will come
         self._is_lost = False  # connection_lost was called
@@ -58,16 +58,26 @@ class Leg(asyncio.Protocol):
             found = await loop.getaddrinfo(host, port, type=socket.SOCK_STREAM)
         except (OSError, UnicodeError) as error:
             raise _unreachable(error) from None
-        addresses = list(dict.fromkeys(str(info[4][0]) for info in found))[:MAX_ADDRESSES]
-        for address in addresses[:-1]:
+        addresses = list(dict.fromkeys((info[0], info[4]) for info in found))[:MAX_ADDRESSES]
+        for family, address in addresses[:-1]:
             with suppress(OSError):  # TimeoutError is one
                 async with asyncio.timeout(CONNECT_S):
-                    await loop.create_connection(lambda: self, address, port)
+                    await self._connect(family, address)
                 return
         try:
-            await loop.create_connection(lambda: self, addresses[-1], port)
+            await self._connect(*addresses[-1])
         except OSError as error:
             raise _unreachable(error) from None
+
+    async def _connect(self, family: int, address: Any) -> None:
+        sock = socket.socket(family, socket.SOCK_STREAM)
+        try:
+            sock.setblocking(False)
+            await asyncio.get_running_loop().sock_connect(sock, address)
+        except BaseException:
+            sock.close()
+            raise
+        Transport(sock, self, close_s=CLOSE_S).begin()
 
     async def secure(self, context: ssl.SSLContext, host: str) -> None:
         """Do the TLS handshake; what comes afterwards is the server's that `host` names.
@@ -76,14 +86,10 @@ class Leg(asyncio.Protocol):
         """
         if self._held:
             raise UpstreamError(UpstreamFault.UNTRUSTED, "bytes before the TLS handshake")
-        if self._is_over or self._connected().is_closing():  # else uvloop 0.23 tells the loop's exception handler too
+        if self._is_over:
             raise self._end()
         try:
-            # start_tls takes the clear transport from this protocol before it first waits: from here on
-            # data_received() is given what TLS protects, perhaps before start_tls returns.
-            transport = await asyncio.get_running_loop().start_tls(
-                self._connected(), self, context, server_hostname=host, ssl_shutdown_timeout=CLOSE_S
-            )
+            await self._connected().start_tls(context, server_hostname=host)
         except ssl.SSLEOFError as error:
             raise _unreachable(error) from None
         except ssl.SSLCertVerificationError as error:
@@ -92,11 +98,7 @@ class Leg(asyncio.Protocol):
             raise UpstreamError(UpstreamFault.UNTRUSTED, f"TLS: {error.reason or 'failed'}") from None
         except OSError as error:
             raise _unreachable(error) from None
-        if transport is None:
-            raise UpstreamError(UpstreamFault.UNREACHABLE, "closed during the TLS handshake")
-        hold_nothing(transport)
-        self._transport = transport
-        transport.pause_reading()
+        self._connected().pause_reading()
 
     async def receive(self) -> bytes:
         """All that has come, at least one byte; one caller at a time. Raises UpstreamError after the end."""
@@ -141,8 +143,7 @@ class Leg(asyncio.Protocol):
         self.describe = str  # it holds what the login was done with
         if not self._is_lost:
             transport.set_protocol(protocol)
-            # Before the calls below: neither loop delivers within resume_reading(), and a protocol that pauses
-            # because of what it is given here must stay paused.
+            # Before the calls below: a protocol that pauses because of what it is given here must stay paused.
             transport.resume_reading()
         protocol.connection_made(transport)
         if self._is_writing_paused:
@@ -159,7 +160,7 @@ class Leg(asyncio.Protocol):
     # What transports call. After the change of hands a call may still be under way to this protocol.
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        self._transport = cast("asyncio.Transport", transport)
+        self._transport = cast("Transport", transport)
         self._transport.pause_reading()
         self._is_over = self._is_lost = False  # an address that was given up may have ended before this one
 
@@ -168,7 +169,6 @@ class Leg(asyncio.Protocol):
             self._successor.data_received(data)
             return
         self._held += data
-        # Again and again: uvloop starts reading after connection_made() whatever that said (0.23).
         self._connected().pause_reading()
         if len(self._held) > MAX_HELD_BYTES:
             self.abort()
@@ -198,7 +198,7 @@ class Leg(asyncio.Protocol):
             self._successor.resume_writing()
         self._is_writing_paused = False
 
-    def _connected(self) -> asyncio.Transport:
+    def _connected(self) -> Transport:
         assert self._transport is not None  # open() came first
         return self._transport
 

@@ -21,7 +21,7 @@ from proxy.edge.front import House, Visit
 from proxy.edge.guests import Guests
 from proxy.edge.listen import TLS_SHUTDOWN_S
 from proxy.edge.relay import Relay
-from proxy.edge.tls import slim_buffers
+from proxy.edge.transport import Transport
 from proxy.edge.upstream_leg import Connection, Leg
 from proxy.login import LoginService, Passage
 from proxy.sessions import Registry, Session
@@ -187,7 +187,7 @@ class Stage:
     session: Session
     registry: Registry
     guests: Guests
-    client_transport: asyncio.Transport
+    client_transport: Transport
     leg: Leg
     lines: list[str]
 
@@ -260,8 +260,6 @@ async def staged(
     certificates: Certificates, *, tls: bool, protocol: Protocol = "imap", is_small: bool = True
 ) -> AsyncIterator[Stage]:
     """Two connections, made as production makes them, and nothing between them yet: see Stage.start()."""
-    slim_buffers()
-    loop = asyncio.get_running_loop()
     trust = ssl.create_default_context(cafile=str(certificates.ca_file))
     async with AsyncExitStack() as stack:
         ears = _Ears()
@@ -276,15 +274,11 @@ async def staged(
         stack.callback(far.close)
         stack.callback(near.close)
         making = asyncio.create_task(End.over(far, trust if tls else None, is_server=False))
-        client_transport, _ = await soon(
-            loop.connect_accepted_socket(
-                Before,
-                near,
-                ssl=certificates.good if tls else None,
-                ssl_shutdown_timeout=TLS_SHUTDOWN_S if tls else None,
-            )
-        )
-        cast("asyncio.Transport", client_transport).pause_reading()
+        client_transport = Transport(near, Before(), close_s=TLS_SHUTDOWN_S)
+        if tls:
+            await soon(client_transport.start_tls(certificates.good, server_side=True))
+        client_transport.begin()
+        client_transport.pause_reading()
         client = await soon(making)
 
         with _listening(is_small) as listener:
@@ -297,10 +291,7 @@ async def staged(
         making = asyncio.create_task(End.over(accepted, certificates.good if tls else None, is_server=True))
         if tls:
             await soon(leg.secure(trust, HOST))
-        greeting = asyncio.create_task(leg.receive())  # uvloop sends the end of a handshake when it is asked to read
         upstream = await soon(making)
-        await upstream.send(b"*")
-        assert await soon(greeting) == b"*"
 
         registry = Registry(read_revision=no_revision, read_standings=no_standings, read_kicked=none_kicked)
         guests = Guests(connections=10, waiting_per_address=10)
@@ -310,7 +301,7 @@ async def staged(
         registry.admit(session)
         stage = Stage(
             client, upstream, visit, session, registry, guests,
-            cast("asyncio.Transport", client_transport), leg, ears.lines,
+            client_transport, leg, ears.lines,
         )  # fmt: skip
         try:
             yield stage

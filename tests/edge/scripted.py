@@ -140,6 +140,11 @@ class Peer:
             self._socket.unwrap()
         self.close()
 
+    def say_goodbye_and_go(self) -> None:
+        """The same, without waiting for the other's."""
+        self._socket.setblocking(False)
+        self.say_goodbye()
+
     def close(self) -> None:
         self._socket.close()
 

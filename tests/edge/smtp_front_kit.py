@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import base64
 import gc
+import socket
 import ssl
 from collections import deque
 from collections.abc import AsyncIterator, Callable, Coroutine
@@ -18,6 +19,7 @@ import uvloop
 
 from proxy.config import ListenConfig, Tls
 from proxy.edge.smtp import SmtpFront
+from proxy.edge.transport import Transport
 from proxy.errors import Refusal, Refused
 
 T = TypeVar("T")
@@ -287,12 +289,36 @@ async def serving(visit: Visit, front: Callable[[SmtpFront], object] = id) -> As
         front(made)
         return made
 
-    server = await loop.create_server(make, "127.0.0.1", 0, ssl=context)
+    async with listening(make, context) as address:
+        yield address
+
+
+@asynccontextmanager
+async def listening(
+    make: Callable[[], asyncio.BaseProtocol], context: ssl.SSLContext | None = None
+) -> AsyncIterator[tuple[str, int]]:
+    """What the acceptor does, and no more: each connection gets a front on our transport."""
+    loop = asyncio.get_running_loop()
+    listener = socket.create_server(("127.0.0.1", 0))
+    listener.setblocking(False)
+
+    async def accept() -> None:
+        while True:
+            sock, _ = await loop.sock_accept(listener)
+            sock.setblocking(False)
+            transport = Transport(sock, make())
+            with suppress(OSError):
+                if context is not None:
+                    await transport.start_tls(context, server_side=True)
+                transport.begin()
+
+    accepting = loop.create_task(accept())
     try:
-        yield server.sockets[0].getsockname()[:2]
+        yield listener.getsockname()
     finally:
-        server.close()
-        await server.wait_closed()
+        accepting.cancel()
+        await asyncio.wait([accepting])
+        listener.close()
 
 
 class Caller:

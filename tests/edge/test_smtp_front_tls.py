@@ -14,7 +14,7 @@ from proxy.edge import smtp
 from proxy.edge.smtp import SmtpFront
 from proxy.edge.smtp_lines import MAX_HELD_BYTES, Lines
 from proxy.errors import Answer
-from tests.edge.smtp_front_kit import LOOPS, PLAIN, Door, Visit, calling, run_on, serving, soon, tls_contexts
+from tests.edge.smtp_front_kit import LOOPS, PLAIN, Door, Visit, calling, listening, run_on, serving, soon, tls_contexts
 
 
 def starttls_visit(**keywords):
@@ -85,14 +85,11 @@ def test_a_client_hello_that_comes_before_the_front_goes_on_is_not_lost(make_loo
     async def scenario():
         visit = starttls_visit()
         loop = asyncio.get_running_loop()
-        server = await loop.create_server(lambda: Slow(visit, loop), "127.0.0.1", 0)
-        async with calling(server.sockets[0].getsockname()[:2]) as caller:
+        async with listening(lambda: Slow(visit, loop)) as address, calling(address) as caller:
             await caller.answer()
             assert (await caller.ask("STARTTLS")).startswith("220 ")
             await caller.start_tls()
             assert (await caller.ask("NOOP")) == "250 2.0.0 OK"
-        server.close()
-        await server.wait_closed()
 
     run_on(make_loop, scenario())
 
@@ -232,23 +229,21 @@ def test_a_client_that_floods_and_never_reads_holds_little_memory_and_ends_at_th
                 fronts.append(self)
                 stuck.set()
 
-        server = await loop.create_server(lambda: Watched(visit, loop), "127.0.0.1", 0)
         sock = socket.socket()
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
         sock.setblocking(False)
-        await loop.sock_connect(sock, server.sockets[0].getsockname())
-        flood = loop.create_task(loop.sock_sendall(sock, b"EHLO x\r\n" * 5_000_000))
-        await soon(stuck.wait())
-        transport = fronts[0]._client
-        assert transport.get_write_buffer_size() < 200_000
-        assert len(fronts[0]._lines._held) < MAX_HELD_BYTES + 300_000
-        await soon(asyncio.wait([flood]))
-        assert isinstance(flood.exception(), OSError)
-        await soon(visit.over.wait())
-        assert visit.reasons == ["deadline"]
+        async with listening(lambda: Watched(visit, loop)) as address:
+            await loop.sock_connect(sock, address)
+            flood = loop.create_task(loop.sock_sendall(sock, b"EHLO x\r\n" * 5_000_000))
+            await soon(stuck.wait())
+            transport = fronts[0]._client
+            assert transport.get_write_buffer_size() < 200_000
+            assert len(fronts[0]._lines._held) < MAX_HELD_BYTES + 300_000
+            await soon(asyncio.wait([flood]))
+            assert isinstance(flood.exception(), OSError)
+            await soon(visit.over.wait())
+            assert visit.reasons == ["deadline"]
         sock.close()
-        server.close()
-        await server.wait_closed()
 
     run_on(make_loop, scenario())
 

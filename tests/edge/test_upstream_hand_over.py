@@ -74,7 +74,7 @@ async def test_bytes_before_during_and_after_the_change_of_hands_arrive_in_order
 
 
 @pytest.mark.parametrize("behind", [b"", BEHIND])
-@pytest.mark.parametrize("how", ["say_goodbye", "close"])
+@pytest.mark.parametrize("how", ["say_goodbye_and_go", "close"])
 @on_both_loops
 async def test_an_end_before_the_change_of_hands_is_told_after_the_bytes(certificates, behind, how):
     gone = threading.Event()

@@ -16,7 +16,8 @@ from tests.edge.scripted import Certificates
 from tests.whole.kit import House, Line, mail_server, write_config
 
 AT_ONCE = 12  # logins: more than the store had connections at its start, so that new ones are opened
-FLUSH_S = 5.0  # two rounds of the journal
+FLUSH_S = 40.0  # two rounds of the journal, and far more of patience
+DELAYED = "event=last_used_delayed"
 
 
 def always_ok(line: Line) -> None:
@@ -57,7 +58,7 @@ def test_state_directory_turned_read_only_ends_no_session(house: House, certific
         session = house.imap_session()
         with read_only(house.directory):
             end = time.monotonic() + FLUSH_S
-            while time.monotonic() < end:
+            while DELAYED not in house.log() and time.monotonic() < end:
                 each(AT_ONCE, visit)
                 time.sleep(0.5)
             assert house.process is not None
