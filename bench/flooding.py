@@ -16,6 +16,7 @@ from dataclasses import dataclass, field
 
 from bench.driver import ROOT
 from bench.processes import cpu_s, pss_kb
+from bench.results import conditions
 from tests.edge.scripted import PATIENCE_S, Certificates
 from tests.service.house import wrong_password
 from tests.whole.kit import USER, House, Line, mail_server, write_config
@@ -141,7 +142,8 @@ def _talk(line: Line) -> None:
 def report_of_flood(floods: list[Flooded]) -> str:
     """The second half of the section."""
     lines = [
-        f"### {RATE} wrong logins a second\n",
+        f"## {RATE} wrong logins a second\n",
+        f"{conditions()}. By `make bench-guessing`.\n",
         "Asked for from 20,000 addresses of 127.0.0.0/8, two on each connection, in clear on loopback (so that",
         f"their own TLS is not measured); {SESSIONS} live sessions, two workers, all on the cores of",
         "one machine together with the guessers, the mail server and this measurement. The owner logs in every other",

@@ -21,7 +21,7 @@ from contextlib import ExitStack
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
-from bench.flooding import Flooded, flooded, report_of_flood
+from bench.flooding import flooded, report_of_flood
 from bench.results import conditions, put_section
 from bench.stats import Compared, compare, detectable
 from proxy.store.rows import CredentialState, NewCredential
@@ -46,17 +46,24 @@ def main() -> int:
     options = argparse.ArgumentParser(prog="python -m bench.guessing")
     options.add_argument("--tries", type=int, default=TRIES)
     options.add_argument("--seconds", type=int, default=20, help="of each flood")
+    options.add_argument("--only", choices=("times", "flood"))
     given = options.parse_args()
     with ExitStack() as stack:
         directory = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="gatepost-bench-")))
         certificates = make_certificates(directory)
         template = make_template(directory / "template", certificates)
-        times = timed(make_house(template, directory / "timed"), certificates, given.tries)
-        floods = flooded(make_house(template, directory / "flooded"), certificates, given.seconds)
-    text = _report(times, floods)
-    put_section("guessing", text)
-    sys.stdout.write(text)
+        if given.only != "flood":
+            times = timed(make_house(template, directory / "timed"), certificates, given.tries)
+            _put("guessing", _report(times))
+        if given.only != "times":
+            floods = flooded(make_house(template, directory / "flooded"), certificates, given.seconds)
+            _put("guessing flood", report_of_flood(floods))
     return 0
+
+
+def _put(name: str, text: str) -> None:
+    put_section(name, text)
+    sys.stdout.write(text)
 
 
 # -- when the answer comes ---------------------------------------------------------------------------------------------
@@ -184,9 +191,9 @@ async def _ask(client: Client, protocol: str, login: str, password: str) -> tupl
 # -- what it comes to --------------------------------------------------------------------------------------------------
 
 
-def _report(times: Mapping[str, Mapping[str, list[float]]], floods: list[Flooded]) -> str:
+def _report(times: Mapping[str, Mapping[str, list[float]]]) -> str:
     parts = [
-        "## Guessing\n",
+        "## Guessing by the clock\n",
         f"{conditions()}. By `make bench-guessing`.\n",
         "Times from sending the credentials to the answer's line, as a client on the same machine sees them, in",
         f"milliseconds; {AT_ONCE} connections at once, causes in random order, default argon2, one worker on uvloop.",
@@ -196,7 +203,7 @@ def _report(times: Mapping[str, Mapping[str, list[float]]], floods: list[Flooded
     ]
     for protocol, groups in times.items():
         parts.append(_table(protocol.upper(), groups, compare(groups)))
-    return "\n".join(parts) + "\n" + report_of_flood(floods)
+    return "\n".join(parts)
 
 
 def _table(title: str, groups: Mapping[str, list[float]], compared: Compared) -> str:

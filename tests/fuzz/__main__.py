@@ -18,8 +18,8 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import NoReturn
 
-from tests.fuzz.reach import reached
-from tests.fuzz.targets import CORPUS, READS, TARGETS, corpus, load
+from tests.fuzz.reach import lines, reached
+from tests.fuzz.targets import CORPUS, TARGETS, corpus, load
 
 ROOT = Path(__file__).parents[2]
 KEPT = ROOT / ".fuzz"
@@ -86,17 +86,17 @@ def _run(name: str, seconds: int) -> bool:
 
 def _table(names: list[str]) -> str:
     known = json.loads(FIGURES.read_text())
-    lines = [
+    rows = [
         "| target | runs | seconds | edges | features | inputs kept | lines reached | broken at the end |",
         "| --- | --- | --- | --- | --- | --- | --- | --- |",
     ]
     for name in names:
         of = known[name]
-        lines.append(
+        rows.append(
             f"| `{name}` | {of['executions']:,} | {of['seconds']} | {of['edges']} | {of['features']} "
             f"| {of['inputs']} | {of['reached']} | {'yes' if of['found'] else 'nothing'} |"
         )
-    return "\n".join(lines)
+    return "\n".join(rows)
 
 
 # -- the child ---------------------------------------------------------------------------------------------------------
@@ -151,16 +151,14 @@ def _mutate(name: str, seconds: int) -> NoReturn:
 def _minimise(name: str) -> None:
     """Add to the tree's corpus what reaches lines of ours that it does not, the smallest inputs first."""
     files = sorted((KEPT / name).iterdir(), key=lambda file: file.stat().st_size)
-    inputs, added = corpus(name), 0
-    known = reached(name, inputs)
+    known, added = lines(name, corpus(name)), 0
     for file in files:
         data = file.read_bytes()
-        now = reached(name, [*inputs, data])
-        if now != known:
-            known, added = now, added + 1
-            inputs.append(data)
+        new = lines(name, [data]) - known
+        if new:
+            known, added = known | new, added + 1
             (CORPUS / name / f"found-{file.name[:10]}").write_bytes(data)
-    print(f"{name}: {added} of {len(files)} added; lines reached: {known}; {READS[name]}")
+    print(f"{name}: {added} of {len(files)} added; {len(known)} lines reached")
 
 
 if __name__ == "__main__":

@@ -14,10 +14,15 @@ ROOT = Path(__file__).parents[2]
 
 
 def reached(name: str, inputs: Iterable[bytes]) -> str:
-    """Run all inputs, and count: "310/325 (95 %)". Lines within functions count; definitions run at import."""
+    """Run all inputs, and count: "310/325 (95 %)"."""
+    count, total = len(lines(name, inputs)), len(_wanted(name))
+    return f"{count}/{total} ({100 * count / total:.0f} %)"
+
+
+def lines(name: str, inputs: Iterable[bytes]) -> set[tuple[str, int]]:
+    """The lines, as file and number. Those within functions count; definitions run at import."""
     one = load(name).one
-    files = {str(ROOT / "proxy" / f"{module}.py") for module in READS[name]}
-    wanted = {(file, line) for file in files for line in _lines(file)}
+    files = {file for file, _ in _wanted(name)}
     seen: set[tuple[str, int]] = set()
 
     def local(frame: FrameType, event: str, _: Any) -> Any:
@@ -34,8 +39,12 @@ def reached(name: str, inputs: Iterable[bytes]) -> str:
             one(data)
     finally:
         sys.settrace(None)
-    count = len(wanted & seen)
-    return f"{count}/{len(wanted)} ({100 * count / len(wanted):.0f} %)"
+    return seen & _wanted(name)
+
+
+def _wanted(name: str) -> set[tuple[str, int]]:
+    files = [str(ROOT / "proxy" / f"{module}.py") for module in READS[name]]
+    return {(file, line) for file in files for line in _lines(file)}
 
 
 def _lines(file: str) -> set[int]:
