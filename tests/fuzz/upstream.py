@@ -140,10 +140,10 @@ def _splits(stream: bytes, seed: int) -> tuple[tuple[bytes, ...], ...]:
         return tuple(tuple(piece for piece in way if piece) for way in splits(stream, seed))
     lines = [line + b"\n" for line in stream.split(b"\n")]
     lines[-1] = lines[-1][:-1]
-    halves = [half for line in lines for half in (line[:-2], line[-2:-1], line[-1:])] if lines else []
     whole = tuple(line for line in lines if line)
-    # A mark has five characters or more, so that an end of two octets may be half of one.
-    return (whole, tuple(half for half in halves if half) if all(line.endswith(b"\n") for line in whole) else whole)
+    # Only a line end is cut, as any other place may be within a mark.
+    halves = (half for line in whole for half in ((line[:-2], b"\r", b"\n") if line.endswith(b"\r\n") else (line,)))
+    return whole, tuple(half for half in halves if half)
 
 
 async def _log_in(
