@@ -10,7 +10,7 @@ export VENV
 ONCE ?=
 
 .PHONY: help demo test test-systemd check lint format types docs dist deb lab lab-servers bench bench-short bench-peers \
-	lock clean bench-revocation
+	lock clean bench-revocation fuzz bench-guessing bench-waiting sbom audit
 
 help:  ## show this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 16
@@ -27,6 +27,23 @@ bench-revocation: $(VENV)/.installed lab  ## how fast a revocation is felt on tw
 test-systemd: $(VENV)/.installed  ## the service in a booted systemd: a Debian in systemd-nspawn, as root
 	tests/lab/install.sh systemd
 	GATEPOST_SYSTEMD=1 $(BIN)/python -m pytest -rs tests/systemd $(ARGS)
+
+fuzz: $(VENV)/.installed  ## fuzz what reads strangers' bytes, an hour in all: SECONDS=600 TARGET=imap for less
+	$(BIN)/python -m pip --quiet --disable-pip-version-check install --require-hashes --only-binary :all: \
+		--requirement tests/fuzz/requirements.lock || echo "no atheris here: the run is not guided by coverage"
+	$(BIN)/python -m tests.fuzz --seconds $(or $(SECONDS),3600) $(if $(TARGET),--target $(TARGET))
+
+bench-guessing: $(VENV)/.installed  ## what a guesser learns from the clock, and what a flood of guesses does: ten minutes
+	$(BIN)/python -m bench.guessing $(ARGS)
+
+bench-waiting: $(VENV)/.installed  ## 10,000 sockets that never log in: four minutes
+	$(BIN)/python -m bench.waiting $(ARGS)
+
+sbom: $(VENV)/.installed  ## dist/gatepost.cdx.json: what is installed with Gatepost, in CycloneDX, from the lock
+	$(BIN)/python .ci/sbom.py dist/gatepost.cdx.json
+
+audit:  ## known holes in the locked packages, by pip-audit; fails with the reason where the service can't be reached
+	PYTHON=$(PYTHON) .ci/audit
 
 check: lint types test  ## format, lint, types and tests: what CI runs
 
@@ -76,4 +93,4 @@ lock:  ## resolve requirements.lock anew: hashes, no URLs
 		--no-emit-index-url --no-emit-find-links --no-header --quiet --upgrade --output-file requirements.lock
 
 clean:  ## remove what the commands above made here
-	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis dist tests/lab/idp/node_modules bench/.peers
+	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis .fuzz .audit dist tests/lab/idp/node_modules bench/.peers

@@ -9,10 +9,10 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import math
 from collections.abc import Callable, Coroutine
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from time import monotonic
 from typing import Generic
 
 from proxy.caps import Caps
@@ -24,6 +24,7 @@ from proxy.login_rules import Wanted, judge
 from proxy.logs import Line
 from proxy.meters import LOGIN_SECONDS, LOGINS, Meters
 from proxy.oauth import TokenBroker
+from proxy.pace import GRID_S, Pace, next_point
 from proxy.refusals import Kind, RefusalLedger
 from proxy.sessions import Registry, Session
 from proxy.store.pool import StorePool
@@ -42,7 +43,6 @@ logger = logging.getLogger("gatepost.login")
 
 LOGIN_S = 25.0  # from credentials to the answer: 5 s of queue, 10 s for a token, 10 s to dial
 QUEUE_S = 5.0
-GRID_S = 0.5
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,6 +103,7 @@ class LoginService:
         self._meters = meters or Meters()
         self._dialler = Dialler(broker=broker, caps=caps, do_later=self._do_later, meters=self._meters)
         self._fingerprints = fingerprints or Fingerprints()
+        self._pace = Pace(monotonic)
         self._chores: set[asyncio.Task[None]] = set()
 
     async def enter(self, attempt: Attempt, dial: Dial[C]) -> Passage[C]:
@@ -128,7 +129,7 @@ class LoginService:
         is_new = self._count(attempt, refused)
         self._refusals.record(_kind(attempt, refused))
         self._log(attempt, "refused", refused=refused, level=logging.INFO if is_new else logging.DEBUG)
-        await _wait_for_grid(attempt.started)
+        await self._wait_for_grid(attempt.started, refused.refusal.answer)
         raise refused
 
     async def close(self) -> None:
@@ -270,6 +271,14 @@ class LoginService:
         self._chores.add(task)
         task.add_done_callback(self._chores.discard)
 
+    async def _wait_for_grid(self, started: float, answer: Answer) -> None:
+        """Sleep until the refusal is due; at once would be another time for another cause."""
+        loop = asyncio.get_running_loop()
+        elapsed_s = loop.time() - started
+        is_about_secrets = answer in (Answer.CREDENTIALS, Answer.AUTHORIZATION)
+        due_s = self._pace.due_s(elapsed_s) if is_about_secrets else next_point(elapsed_s) * GRID_S
+        await asyncio.sleep(due_s - elapsed_s)
+
     # -- what is told ------------------------------------------------------------------------------------------------
 
     def _count(self, attempt: Attempt, refused: Refused) -> bool:
@@ -361,9 +370,3 @@ def _name_for_log(credentials: Credentials | None) -> str | None:
         return None
     login = canonical_login(credentials.login)
     return login if login is not None and "@" in login else None
-
-
-async def _wait_for_grid(started: float) -> None:
-    """Sleep until the next multiple of GRID_S since `started`; at once would be another time for another cause."""
-    elapsed_s = asyncio.get_running_loop().time() - started
-    await asyncio.sleep((math.floor(elapsed_s / GRID_S) + 1) * GRID_S - elapsed_s)

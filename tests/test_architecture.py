@@ -25,6 +25,7 @@ FLOORS = {
     "proxy.store": 2,
     "proxy.login": 3,
     "proxy.login_rules": 3,
+    "proxy.pace": 3,
     "proxy.oauth": 3,
     "proxy.throttle": 3,
     "proxy.bus": 3,

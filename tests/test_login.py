@@ -11,8 +11,9 @@ from datetime import UTC, datetime, timedelta
 import pytest
 
 from proxy.errors import Answer, Refusal, Refused, UpstreamError, UpstreamFault
-from proxy.login import GRID_S, LOGIN_S, Attempt
+from proxy.login import LOGIN_S, Attempt
 from proxy.login_rules import OF_UPSTREAM
+from proxy.pace import GRID_S
 from proxy.store.rows import AccountState, Credential, CredentialState
 from proxy.wire.sasl import Bearer, Password
 from tests.service.house import HOME, House, LogBook, wrong_password
@@ -183,6 +184,15 @@ async def test_a_refusal_late_by_a_slow_part_waits_for_the_next_point_of_the_gri
     started = loop.time() - GRID_S - 0.45
     assert await refusal_of(house, "ann@x.test", "guess", started=started) is Refusal.NOT_AN_APP_PASSWORD
     assert loop.time() - started >= 2 * GRID_S
+
+
+async def test_nobody_is_refused_sooner_than_the_slowest_of_late(house: House) -> None:
+    loop = asyncio.get_running_loop()
+    started = loop.time() - 2 * GRID_S - 0.45  # a hash that took this long, on a machine that is busy
+    assert await refusal_of(house, "ann@x.test", "guess", started=started) is Refusal.NOT_AN_APP_PASSWORD
+    started = loop.time() - GRID_S
+    assert await refusal_of(house, "nobody@x.test", wrong_password(), started=started) is Refusal.UNKNOWN_USER
+    assert loop.time() - started >= 3 * GRID_S
 
 
 async def test_acting_for_somebody_else_is_refused_after_a_good_verify_only(house: House) -> None:

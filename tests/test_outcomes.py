@@ -8,8 +8,11 @@ from pathlib import Path
 
 import pytest
 
+from docs.generate.shown import security_page
+
 TESTS = Path(__file__).parent
-PAGE = (TESTS.parent / "docs" / "outcomes.md").read_text()
+DOCS = TESTS.parent / "docs"
+PAGE = (DOCS / "outcomes.md").read_text()
 NAMED = sorted(set(re.findall(r"`([\w/]+\.py)(?:::(\w+))?`", PAGE)))
 ROWS = {*range(1, 51), *range(52, 55), *range(56, 65)}
 
@@ -36,3 +39,12 @@ def test_every_row_has_tests() -> None:
     firsts = [cells[1].partition("(")[0] for cells in lines]
     assert {int(number) for first in firsts for number in re.findall(r"E(\d+)\b", first)} == ROWS
     assert any("E49b" in first for first in firsts)
+
+
+def test_the_security_page_names_a_test_of_every_row() -> None:
+    page = (DOCS / "security-tests.md").read_text()
+    assert security_page(page, PAGE) == page, "make docs"
+    rows = {
+        int(number) for number, count in re.findall(r"^\| E(\d+) \| (\d+) \| `", page, re.MULTILINE) if int(count) > 0
+    }
+    assert rows == ROWS

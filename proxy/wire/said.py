@@ -16,6 +16,9 @@ MAX_SAID = 200  # characters of a server's line that an exception or a log may c
 # Servers echo what they did not understand, sometimes cut: words of this length are compared with what was sent.
 _LONG_WORD = re.compile(r"[A-Za-z0-9+/=_.~-]{8,}")
 
+# Stands for what is hidden until all of it is: the word itself could have a short password in it. No text holds it.
+_HIDDEN = "\0"
+
 # Order matters: a tenant's switch is named by a code that Microsoft also uses for plain refusals.
 _MEANINGS = (
     (re.compile(r"user credentials were incorrect", re.IGNORECASE), UpstreamFault.REFUSED),
@@ -56,11 +59,14 @@ def fault_in_words(text: str) -> UpstreamFault | None:
 
 def secret_forms(message: bytes) -> tuple[str, ...]:
     """Every form in which a server may repeat the secret of this raw SASL message (XOAUTH2, OAUTHBEARER, PLAIN)."""
-    secret = re.split(rb"\0|\x01+", message.rstrip(b"\x01"))[-1].removeprefix(b"auth=Bearer ")
-    text = secret.decode("utf-8", "replace")
+    if message.startswith(b"\0"):  # PLAIN, whose password may hold what parts the fields of the others
+        secret = message[1:].partition(b"\0")[2]
+    else:
+        secret = re.split(rb"\x01+", message.rstrip(b"\x01"))[-1].removeprefix(b"auth=Bearer ")
+    text = plain_text(secret)  # as printable() sees it
     escaped = text.replace("\\", "\\\\").replace('"', '\\"')  # as in an IMAP quoted string
     encoded = (base64.b64encode(part).decode() for part in (message, secret))
-    return (*encoded, escaped, text)
+    return tuple(form for form in (*encoded, escaped, text) if form)
 
 
 def printable(line: bytes, secrets: Sequence[str] = ()) -> str:
@@ -71,8 +77,8 @@ def printable(line: bytes, secrets: Sequence[str] = ()) -> str:
     text = plain_text(line)
     if secrets:
         for secret in secrets:
-            text = text.replace(secret, "(hidden)")
-        text = _LONG_WORD.sub(lambda word: _hide(word[0], secrets), text)
+            text = text.replace(secret, _HIDDEN)
+        text = _LONG_WORD.sub(lambda word: _hide(word[0], secrets), text).replace(_HIDDEN, "(hidden)")
     return text[:MAX_SAID]
 
 
@@ -86,4 +92,4 @@ def plain_text(line: bytes) -> str:
 
 def _hide(word: str, secrets: Sequence[str]) -> str:
     bare = word.rstrip(".=")
-    return "(hidden)" if bare and any(bare in secret for secret in secrets) else word
+    return _HIDDEN if bare and any(bare in secret for secret in secrets) else word

@@ -61,3 +61,14 @@ def test_an_innocent_line_is_left_alone():
 )
 def test_what_providers_say_is_understood(text, fault):
     assert fault_in_words(text) is fault
+
+
+def test_a_password_with_the_separators_of_other_messages_is_hidden_whole():
+    forms = secret_forms(b"\0ann@example.org\0first\x01auth=Bearer \x01last-of-it")
+    said = printable(b"BAD LOGIN ann first\x01auth=Bearer \x01last-of-it", forms)
+    assert said == "BAD LOGIN ann (hidden)"
+    assert printable(b"OK nothing of it", secret_forms(b"\0ann\0pass\x01word\x01")) == "OK nothing of it"
+
+
+def test_a_password_of_one_letter_does_not_hide_the_word_for_what_is_hidden():
+    assert printable(b"NO he", secret_forms(b"\0ann\0h")) == "NO (hidden)e"

@@ -127,7 +127,11 @@ def test_base64_is_decoded() -> None:
 
 
 @pytest.mark.parametrize(
-    "line", [b"=", b"A", b"AA", b"AP8", b"AP8==", b"AP=8", b"AP8=AP8=", b"AP8=\r", b" AP8=", b"A_-=", b"*", b"\xff\xff"]
+    "line",
+    [
+        *(b"=", b"A", b"AA", b"AP8", b"AP8==", b"AP=8", b"AP8=AP8=", b"AP8=\r", b" AP8=", b"A_-=", b"*", b"\xff\xff"),
+        *(b"user=", b"user==", b"user===="),  # CPython 3.12 and older take padding where none is due
+    ],
 )
 def test_base64_is_strict(line: bytes) -> None:  # E16
     with pytest.raises(ProtocolError, match=r"^invalid base64$") as caught:
