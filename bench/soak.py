@@ -1,4 +1,4 @@
-"""A soak: a whole `gatepost serve` under mixed clients for hours. Memory, descriptors and tasks stay flat, the log clean.
+"""A soak: `gatepost serve` under mixed clients for hours. Memory, descriptors and tasks stay flat, the log clean.
 
 Run it by `make soak`, `MINUTES=120`. In front of the lab (Dovecot, Postfix, an OpenID provider whose tokens live for
 two minutes) run two workers on SQLite and the page; the clients are soak_clients. Reloads come in the first 45 % of the
@@ -6,7 +6,7 @@ time and in the last tenth; between them one generation lives long. Everything l
 service's log, what the clients did and what failed.
 
     python -m bench.soak [--minutes N]
-    python -m bench.soak --report bench/.soak/samples.csv     the section of RESULTS.md, also of a run that was cut short
+    python -m bench.soak --report bench/.soak/samples.csv     writes the section of a run that was cut short
 """
 
 from __future__ import annotations
@@ -94,7 +94,8 @@ def soak(pace: Pace) -> None:
         gate.serve_words = ()  # the page runs beside the workers
         gate.log_file = OUT / "gatepost.log"
         text = gate.config.read_text().replace('level = "debug"', 'level = "info"')
-        gate.config.write_text(re.sub(r"(?m)^count = \d+$", f"count = {WORKERS}", text))
+        text = re.sub(r"(?m)^count = \d+$", f"count = {WORKERS}", text)
+        gate.config.write_text(text.replace("[limits]\n", "[limits]\nimap_idle_s = 1860\n"))
         logins = add_users(lab, gate, list(USERS))
         lab.deliver(USERS[0], BIG)
         gate.start()
@@ -110,7 +111,8 @@ def soak(pace: Pace) -> None:
         write_header(OUT / "samples.csv")
         _drive(gate, sampler, plan, pace)
         if gate.stop() != 0:
-            plan.failures.open("a").write("gatepost serve ended with an error\n")
+            with plan.failures.open("a") as failures:
+                failures.write("gatepost serve ended with an error\n")
 
 
 def _drive(gate: WebGate, sampler: Sampler, plan: Plan, pace: Pace) -> None:
@@ -136,14 +138,24 @@ def _drive(gate: WebGate, sampler: Sampler, plan: Plan, pace: Pace) -> None:
             if at_s >= next_reload:
                 next_reload += pace.reload
                 if pace.phase(at_s) is not Phase.LONG:
-                    gate.process.send_signal(signal.SIGHUP)
+                    _reload(gate)
             time.sleep(0.5)
     # One more generation, young as the first was, that nobody has used.
     mark = len(gate.log())
-    gate.process.send_signal(signal.SIGHUP)
-    gate.await_log("event=reloaded", after=mark)
+    _reload(gate)
+    gate.await_log("event=reloaded .*sessions_before", after=mark)
+    gate.await_log("event=web_ready", after=mark)
     time.sleep(pace.rest)
     look(Phase.REST_AFTER)
+
+
+def _reload(gate: WebGate) -> None:
+    """SIGHUP with something changed: else no new generation comes."""
+    text = gate.config.read_text()
+    is_odd = "imap_idle_s = 1861" in text
+    gate.config.write_text(re.sub(r"imap_idle_s = \d+", f"imap_idle_s = {1860 if is_odd else 1861}", text))
+    assert gate.process is not None
+    gate.process.send_signal(signal.SIGHUP)
 
 
 @contextlib.contextmanager

@@ -32,6 +32,7 @@ from proxy.config.reader import load
 IDLERS = 12
 BIG_BYTES = 4_000_000
 FELT_S = 8.0  # a revocation must be felt in one second; the machine is shared
+PAGE_AWAY_S = 15.0
 EXPIRY_S = 35.0  # an app password's own end closes its sessions after at most 30 s
 MAIL = b"Subject: soak\r\n\r\n" + b"0123456789abcdef" * 64 + b"\r\n.\r\n"
 # Seconds between two of a thread, on average. Every fifth app password is made and revoked by the command.
@@ -94,7 +95,7 @@ class Clients:
         while not self._stop.wait(self._random.uniform(0.5, 1.5) * pace_s):
             try:
                 act()
-            except Exception as error:
+            except Exception as error:  # noqa: BLE001 - whatever it is, it is told, and the others go on
                 self._failed(kind, error)
             else:
                 with self._lock:
@@ -201,15 +202,18 @@ class Clients:
         self._is_refused(Login(self._plan.logins[0].user, "hunter2", is_token=False))
 
     def _page(self) -> None:
-        connection = HTTPConnection("127.0.0.1", self._plan.page, timeout=20)
-        try:
-            connection.request("GET", "/")
-            answer = connection.getresponse()
-            answer.read()
-        finally:
-            connection.close()
-        if answer.status != HTTPStatus.OK:
-            raise Unexpected(f"the page answers {answer.status}")
+        """A reload with changes starts the page anew; browsers try again."""
+        until = time.monotonic() + PAGE_AWAY_S
+        while True:
+            try:
+                status = _get(self._plan.page)
+                break
+            except ConnectionError:
+                if time.monotonic() > until:
+                    raise
+                time.sleep(0.2)
+        if status != HTTPStatus.OK:
+            raise Unexpected(f"the page answers {status}")
 
     def _create(self, user: str, expires: str | None = None) -> Created:
         with opened(self._config, "soak") as desk:
@@ -230,6 +234,17 @@ class Clients:
         else:
             client.close()
             raise Unexpected("it was let in")
+
+
+def _get(port: int) -> int:
+    connection = HTTPConnection("127.0.0.1", port, timeout=20)
+    try:
+        connection.request("GET", "/")
+        answer = connection.getresponse()
+        answer.read()
+        return answer.status
+    finally:
+        connection.close()
 
 
 def _begin_idle(client: Imap) -> None:

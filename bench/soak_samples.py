@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import csv
-import os
 import re
 from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass, fields
@@ -145,7 +144,7 @@ def _number(page: str, name: str) -> int:
 
 def _count(directory: str) -> int:
     try:
-        return len(os.listdir(directory))
+        return sum(1 for _ in Path(directory).iterdir())
     except OSError:
         return -1
 
