@@ -78,12 +78,13 @@ class Killer:
     def cycle(self, victim: str) -> None:
         time.sleep(self._chance.uniform(0.0, AT_MOST_S))
         self._acts[victim]()
-        self._killed.create(USER)
+        newest = self._killed.create(USER)
         live = [one for one in self._model.of(State.LIVE) if one.login.user == USER]
-        for one in live[: max(0, len(live) - KEPT)] or live[:1]:
-            self._killed.revoke(one)
+        for one in live[: max(1, len(live) - KEPT)]:
+            if one is not newest:
+                self._killed.revoke(one)
         self._sign_in_again()
-        self._is_back()
+        self._is_back(newest)
 
     def _sign_in_again(self) -> None:
         """What a person does when the mailbox needs consent."""
@@ -93,9 +94,8 @@ class Killer:
             else:
                 self._model.wrong(f"{email}: signing in again was refused")
 
-    def _is_back(self) -> None:
-        """The newest app password, which was made a moment ago, logs in."""
-        newest = next(one for one in reversed(self._model.of(State.LIVE)) if one.login.user == USER)
+    def _is_back(self, newest: Known) -> None:
+        """The app password that was made a moment ago logs in."""
         end = time.monotonic() + BACK_S
         while self._crowd.ports is None or not self._crowd.log_in(self._crowd.ports, newest):
             if time.monotonic() > end:
