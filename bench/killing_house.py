@@ -129,7 +129,7 @@ class Killed:
         return "".join(file.read_text(errors="replace") for file in files)
 
     def leaked(self) -> list[str]:
-        """The newest app passwords, and the tokens of this moment, that a log holds; all would take hours to look for."""
+        """The newest app passwords, and the tokens of now, that a log holds; all would take hours to look for."""
         return leaked(self.logs(), [*self.house.secrets[-LOOKED_FOR:], *self.house.stored_tokens()])
 
     def asker(self, address: tuple[str, int]) -> int | None:
