@@ -144,8 +144,9 @@ class Crowd:
     def _choose(self, chance: random.Random) -> Known | None:
         with self._model.lock:
             known = [one for one in self._model.known if one.login.user not in self._model.needs_consent]
-            # The newest are asked most: their rows lay in the log of the database when something was killed.
-            chosen = known[-8:] if chance.random() < 0.5 else known
+            tokens = [one for one in known if one.login.user in self._model.families and one.state is State.LIVE]
+            # The newest, whose rows lay in the log of the database when something was killed; who needs tokens; anybody.
+            chosen = chance.choice([known[-8:], tokens, known])
         return chance.choice(chosen) if chosen else None
 
     def log_in(self, ports: tuple[int, int], one: Known) -> bool:
