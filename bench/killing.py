@@ -258,7 +258,8 @@ def _report(result: Result) -> str:
 
 {conditions()}. By `make kill9`.
 
-{result.cycles:,} cycles in {result.seconds / 60:.0f} minutes, {result.seconds / result.cycles:.1f} s each: four workers and the page on SQLite before a scripted mail server, with a token endpoint that rotates strictly and whose tokens are
+{result.cycles:,} cycles in {result.seconds / 60:.0f} minutes, {result.seconds / result.cycles:.1f} s each: four workers
+and the page on SQLite before a scripted mail server, with a token endpoint that rotates strictly and whose tokens are
 renewed every two seconds. **Broken promises: {len(model.violations)}. Lines in the log that no death explains: \
 {len(result.odd_lines)}.**{wrong}
 

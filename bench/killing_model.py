@@ -145,7 +145,7 @@ class Crowd:
         with self._model.lock:
             known = [one for one in self._model.known if one.login.user not in self._model.needs_consent]
             tokens = [one for one in known if one.login.user in self._model.families and one.state is State.LIVE]
-            # The newest, whose rows lay in the log of the database when something was killed; who needs tokens; anybody.
+            # The newest, whose rows lay in the database's log when something was killed; who needs tokens; anybody.
             chosen = chance.choice([known[-8:], tokens, known])
         return chance.choice(chosen) if chosen else None
 
