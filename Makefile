@@ -10,7 +10,7 @@ export VENV
 ONCE ?=
 
 .PHONY: help demo test test-systemd check lint format types docs dist deb lab lab-servers bench bench-short bench-peers \
-	lock clean bench-revocation fuzz bench-guessing bench-waiting sbom audit
+	lock clean bench-revocation fuzz bench-guessing bench-waiting sbom audit soak kill9
 
 help:  ## show this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 16
@@ -23,6 +23,12 @@ test: $(VENV)/.installed lab  ## all tests, in parallel
 
 bench-revocation: $(VENV)/.installed lab  ## how fast a revocation is felt on two nodes; see bench/RESULTS.md
 	$(BIN)/python -m bench.revocation
+
+soak: $(VENV)/.installed lab-servers  ## mixed clients for MINUTES=120: memory, descriptors, tasks flat? Into bench/RESULTS.md
+	nice -n 10 $(BIN)/python -m bench.soak --minutes $(or $(MINUTES),120)
+
+kill9: $(VENV)/.installed  ## kill -9 of anything under load, CYCLES=1000: is what was acknowledged kept? Into bench/RESULTS.md
+	nice -n 10 $(BIN)/python -m bench.killing --cycles $(or $(CYCLES),1000)
 
 test-systemd: $(VENV)/.installed  ## the service in a booted systemd: a Debian in systemd-nspawn, as root
 	tests/lab/install.sh systemd

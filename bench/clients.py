@@ -89,11 +89,15 @@ class Imap(Wire):
 
     def __init__(self, port: int, login: Login, number: int = 0) -> None:
         super().__init__(port, number)
-        self.line()
-        if login.is_token:
-            self.run(f"AUTHENTICATE XOAUTH2 {login.bearer}")
-        else:
-            self.run(f'LOGIN {login.user} "{login.secret}"')
+        try:
+            self.line()
+            if login.is_token:
+                self.run(f"AUTHENTICATE XOAUTH2 {login.bearer}")
+            else:
+                self.run(f'LOGIN {login.user} "{login.secret}"')
+        except BaseException:
+            self.close()
+            raise
 
     def run(self, command: str) -> None:
         self.send(f"a1 {command}")
@@ -124,13 +128,17 @@ class Smtp(Wire):
 
     def __init__(self, port: int, login: Login, number: int = 0) -> None:
         super().__init__(port, number)
-        self.expect(b"220")
-        self.ask("EHLO client.example", b"250")
-        if login.is_token:
-            self.ask(f"AUTH XOAUTH2 {login.bearer}", b"235")
-        else:
-            plain = base64.b64encode(f"\0{login.user}\0{login.secret}".encode()).decode()
-            self.ask(f"AUTH PLAIN {plain}", b"235")
+        try:
+            self.expect(b"220")
+            self.ask("EHLO client.example", b"250")
+            if login.is_token:
+                self.ask(f"AUTH XOAUTH2 {login.bearer}", b"235")
+            else:
+                plain = base64.b64encode(f"\0{login.user}\0{login.secret}".encode()).decode()
+                self.ask(f"AUTH PLAIN {plain}", b"235")
+        except BaseException:
+            self.close()
+            raise
 
     def ask(self, command: str, code: bytes) -> None:
         self.send(command)

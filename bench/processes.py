@@ -35,12 +35,28 @@ def cpu_s(root: int) -> float:
 
 def pss_kb(root: int) -> int:
     """Proportional set size of the tree: pages that processes share count once."""
-    return sum(_kb(Path(f"/proc/{pid}/smaps_rollup"), "Pss:") for pid in tree(root))
+    return sum(pss_kb_of(pid) for pid in tree(root))
+
+
+def pss_kb_of(pid: int) -> int:
+    """Proportional set size of one process; 0 if it is gone."""
+    return _kb(Path(f"/proc/{pid}/smaps_rollup"), "Pss:")
+
+
+def private_kb(pid: int) -> int:
+    """What only this process has: it would be free again if it ended. 0 if it is gone."""
+    file = Path(f"/proc/{pid}/smaps_rollup")
+    return _kb(file, "Private_Dirty:") + _kb(file, "Private_Clean:")
+
+
+def rss_kb_of(pid: int) -> int:
+    """Resident size of one process; 0 if it is gone."""
+    return _kb(Path(f"/proc/{pid}/status"), "VmRSS:")
 
 
 def rss_kb(root: int) -> list[int]:
     """Resident size of each process, the largest first."""
-    return sorted((_kb(Path(f"/proc/{pid}/status"), "VmRSS:") for pid in tree(root)), reverse=True)
+    return sorted((rss_kb_of(pid) for pid in tree(root)), reverse=True)
 
 
 def _kb(file: Path, key: str) -> int:

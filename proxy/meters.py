@@ -85,6 +85,7 @@ STORE_SECONDS = _seconds("store_call", "How long the store took to answer.")
 STORE_FAILURES = _counter("store_failures", "Calls that the store did not answer: down, locked, late.")
 
 LOOP_LAG = _seconds("loop_lag", "How late the event loop of a worker woke up.")
+TASKS = _gauge("event_loop_tasks", "Tasks that are not done; rising while the connections do not is a leak.")
 WORKER_STARTS = _counter("worker_starts", "Workers that began to accept; more than their number: some were replaced.")
 MEMORY = _gauge("resident_memory_bytes", "Resident memory of all workers; what they share counts for each.")
 CERTIFICATE_ENDS = _gauge("certificate_expiry_timestamp_seconds", "When the certificate ends, in Unix time.")

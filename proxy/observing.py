@@ -26,6 +26,7 @@ from proxy.meters import (
     MEMORY,
     OPEN_CONNECTIONS,
     SESSIONS,
+    TASKS,
     TOKEN_AGE,
     WORKER_STARTS,
     Board,
@@ -38,6 +39,7 @@ from proxy.store.store import Store
 
 TICK_S = 0.5
 ACCOUNTS_EVERY = 30  # ticks: a query over all accounts
+TASKS_EVERY = 10  # ticks: with many sessions it is a long list
 ANSWER_HOLDS_S = 1.0  # of the store, for whoever asks in this time: many who ask must not be many queries
 DAY_S = 86_400.0
 _STATM = Path("/proc/self/statm")  # proc(5): the second field is resident pages
@@ -72,6 +74,8 @@ class Observer:
         tick = 0
         while True:
             self.look()
+            if tick % TASKS_EVERY == 0:
+                self._meters.put(TASKS, value=len(asyncio.all_tasks()))
             if self._is_first and tick % ACCOUNTS_EVERY == 0:
                 with contextlib.suppress(StoreUnavailable):  # the pool has counted that
                     await self.look_at_accounts()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import gc
 from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
@@ -12,6 +13,8 @@ from proxy.cli.output import Json, complain, document, plain, say, table
 from proxy.cli.person import who
 from proxy.config import Config
 from proxy.config.reader import load
+
+SERVING_YOUNG_OBJECTS = 700  # CPython's own
 
 
 def run(arguments: argparse.Namespace, config: Path) -> int:
@@ -50,6 +53,9 @@ def _init(arguments: argparse.Namespace, config: Path) -> int:
 
 
 def _serve(arguments: argparse.Namespace, config: Path) -> int:
+    # A command that ends soon looks for garbage late (proxy/__main__). Here a refused login leaves a TLS connection of
+    # 60 kB in a cycle, and a thousand of them would lie about.
+    gc.set_threshold(SERVING_YOUNG_OBJECTS)
     if arguments.web_only:
         from proxy.web.serve import run  # noqa: PLC0415 - the page alone
 

@@ -57,22 +57,27 @@ class Leg(asyncio.Protocol):
         self.other.steer()
 
     def data_received(self, data: bytes) -> None:
+        if self.is_lost:
+            return
         self.bytes_in += len(data)
         self._flow.add(len(data))
         self._relay.pass_on(self, data)
 
     def eof_received(self) -> bool:
         # No half-close: an EOF ends this leg. What is written but not sent holds up its loss.
-        self._relay.leg_leaves()
+        if not self.is_lost:
+            self._relay.leg_leaves()
         return False
 
     def pause_writing(self) -> None:
         self.is_full = True
-        self.other.steer()
+        if not self.is_lost:
+            self.other.steer()
 
     def resume_writing(self) -> None:
         self.is_full = False
-        self.other.steer()
+        if not self.is_lost:
+            self.other.steer()
 
     def connection_lost(self, _exc: Exception | None) -> None:
         self.is_lost = True
@@ -90,6 +95,14 @@ class Leg(asyncio.Protocol):
     def close(self) -> None:
         if self.transport is not None:
             self.transport.close()
+
+    def let_go(self) -> None:
+        """At the end of the session, when both legs are lost: nothing refers to itself by way of this leg any more.
+
+        Two connections with TLS are more than 100 kB, and would lie about until the collector looks for cycles.
+        """
+        self.transport = None
+        del self.other, self._relay
 
 
 class Relay:
@@ -204,7 +217,10 @@ class Relay:
             if timer is not None:
                 timer.cancel()
         self._keep = None
+        self.client.let_go()
+        self.upstream.let_go()
         session = self._session
+        session.relay = None
         self._meters.count(SESSIONS_ENDED, session.protocol, self._why.value if self._why else "")
         line = Line(
             "session_end",

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from datetime import datetime
+from datetime import datetime, timedelta
 
 from sqlalchemy import Connection, bindparam, delete, insert, or_, select, update
 
@@ -13,6 +13,9 @@ from proxy.store.audit_rows import Event
 from proxy.store.recipients import add_app_key, add_wraps, require_recipients
 from proxy.store.rows import AppKey, Deposit, Purpose, TokenState, Wrap
 from proxy.store.schema import account, deposit, lease, wrap
+
+HEIR_WAITS = timedelta(seconds=2)  # four times as long as a commit that failed waits for its next try
+_HEIR = "heir "  # how the owner of a lease begins who waits for it
 
 _by_purpose = (
     select(deposit.c.row_id, deposit.c.ciphertext, deposit.c.valid_until, wrap.c.key_id, wrap.c.blob)
@@ -110,22 +113,23 @@ def _replace(connection: Connection, new: Deposit, now: datetime) -> None:
 
 
 def take_lease(connection: Connection, account_id: int, owner: str, now: datetime, until: datetime) -> int | None:
-    """The new fence, or None while any lease runs, the owner's own included."""
+    """The new fence, or None while any lease runs, the owner's own included.
+
+    One that ran out and was never given back runs HEIR_WAITS on, under the same fence: that the store takes this says
+    that it can be written to again, and whoever has a new token that it would not take (locked, full) has time to
+    commit it. Else the heir would show the provider a refresh token that is spent, and end the grant.
+    """
     if until <= now:
         raise ValueError("a lease that is over before it starts")
-    is_free = or_(lease.c.until.is_(None), lease.c.until <= now)
-    change = (
-        update(lease)
-        .where(lease.c.account_id == account_id, is_free)
-        .values(owner=owner, until=until, fence=lease.c.fence + 1)
-        .returning(lease.c.fence)
-    )
-    fence = connection.execute(change).scalar_one_or_none()
-    if (
-        fence is None
-        and connection.execute(select(lease.c.fence).where(lease.c.account_id == account_id)).first() is None
-    ):
-        raise no_account(account_id)
+    mine = lease.c.account_id == account_id
+    is_over = lease.c.until <= now
+    is_free = or_(lease.c.until.is_(None), is_over & lease.c.owner.startswith(_HEIR))
+    taking = update(lease).where(mine, is_free).values(owner=owner, until=until, fence=lease.c.fence + 1)
+    fence = connection.execute(taking.returning(lease.c.fence)).scalar_one_or_none()
+    if fence is None:
+        if connection.execute(select(lease.c.fence).where(mine)).first() is None:
+            raise no_account(account_id)
+        connection.execute(update(lease).where(mine, is_over).values(owner=_HEIR + owner, until=now + HEIR_WAITS))
     return fence
 
 

@@ -320,7 +320,7 @@ class Store:
         """Take the right to refresh this account's token until then.
 
         owner   for people and logs; a second taking by the same owner is refused like anybody's
-        returns the fence, higher than any before; None while a lease runs
+        returns the fence, higher than any before; None while a lease runs, and a moment beyond its end
         """
         with self._write() as connection:
             return deposits.take_lease(connection, account_id, owner, now, until)

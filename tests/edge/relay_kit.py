@@ -190,13 +190,16 @@ class Stage:
     client_transport: Transport
     leg: Leg
     lines: list[str]
+    has_started: bool = False
 
     @property
     def relay(self) -> Relay:
+        """Until the session ends: then nobody has it any more."""
         assert isinstance(self.session.relay, Relay)
         return self.session.relay
 
     def start(self, leftover: bytes = b"", keep: object = None) -> None:
+        self.has_started = True
         passage = Passage(self.session, Connection(b"", b"", None, self.leg))
         self.visit.relay(self.client_transport, passage, leftover, keep)
 
@@ -307,12 +310,12 @@ async def staged(
             yield stage
         finally:
             relay = cast("Relay | None", session.relay)
-            if relay is None:
-                client_transport.abort()
-                leg.abort()
-            else:
+            if relay is not None:
                 relay._abort()
                 await soon(registry._emptied.wait())
+            elif not stage.has_started:
+                client_transport.abort()
+                leg.abort()
             await asyncio.sleep(0)
             await asyncio.sleep(0)
 

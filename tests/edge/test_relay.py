@@ -292,8 +292,9 @@ async def test_imap_answer_for_a_client_who_left_ends_the_upstream(certificates,
     """A mailbox that streams to nobody is not read to its end."""
     async with staged(certificates, tls=tls) as stage:
         stage.start()
+        leg = stage.relay.client
         await stage.client.leave()
-        await until(lambda: stage.relay.client.is_lost)
+        await until(lambda: leg.is_lost)
         with suppress(OSError):  # we leave while it is sending
             while True:
                 await stage.upstream.send(bytes(65_536))
@@ -449,6 +450,23 @@ async def test_what_was_kept_for_the_session_is_let_go_at_its_end(certificates, 
         await stage.over()
         gc.collect()
         assert reference() is None
+
+
+@TLS
+@on_both_loops
+async def test_relay_that_ended_waits_for_no_collector(certificates, tls):
+    """In a cycle with its connections, more than 100 kB, it would: for hours, if it was a long session."""
+    async with staged(certificates, tls=tls) as stage:
+        stage.start()
+        relay = weakref.ref(stage.relay)
+        gc.disable()
+        try:
+            stage.session.end(Why.REVOKED)
+            await asyncio.gather(stage.client.until_gone(), stage.upstream.until_gone())
+            await stage.over()
+            await until(lambda: relay() is None)
+        finally:
+            gc.enable()
 
 
 @on_both_loops

@@ -138,6 +138,38 @@ async def test_while_the_provider_is_down_mail_goes_on_and_it_is_asked_ever_less
     assert house.ahead._failures == {}
 
 
+async def test_an_hour_without_the_provider_costs_it_little_and_nobody_his_sign_in(
+    house: House, ann: tuple[Account, str]
+) -> None:
+    """A client tries every half minute, as phones do. Outcomes E33."""
+    house.endpoint.lifetime_s = 600
+    account, password = ann
+    await house.enter("ann@x.test", password)
+    # The store's copy goes by wall clock, which nobody here moves.
+    house.store.put_deposit(house.sealed(Purpose.ACCESS_TOKEN, account.id, "access.ann@x.test.1", valid_s=-2))
+    house.endpoint.script.extend([answers(503, b"")] * 1000)
+    heard: list[Refusal | None] = []
+    for _ in range(120):
+        house.clock.pass_s(30)
+        await house.ahead.renew_due()
+        try:
+            await house.enter("ann@x.test", password)
+        except Refused as refused:
+            heard.append(refused.refusal)
+        else:
+            heard.append(None)
+    # Let in until the token really ended, and then told to try again: never that anything is wrong.
+    ended = heard.index(Refusal.PROVIDER_DOWN)
+    assert ended in (19, 20)
+    assert heard == [None] * ended + [Refusal.PROVIDER_DOWN] * (120 - ended)
+    assert len(house.endpoint.requests) <= 1 + len(heard) * 2
+    assert (house.kept(account), house.token_state(account)) == ("refresh.ann@x.test.1", "failing")
+    house.endpoint.script.clear()
+    house.clock.pass_s(30)
+    await house.enter("ann@x.test", password)
+    assert (house.token_state(account), house.endpoint.reuses) == ("fresh", [])
+
+
 async def test_a_failure_that_another_process_had_is_mended_without_a_login(
     house: House, ann: tuple[Account, str]
 ) -> None:

@@ -8,6 +8,7 @@ from datetime import timedelta
 import pytest
 
 from proxy.errors import StoreError
+from proxy.store.deposits import HEIR_WAITS
 from proxy.store.rows import MasterKey, NewAccount, Purpose, TokenState, Wrap
 
 LEASE = timedelta(seconds=30)
@@ -68,22 +69,42 @@ def test_lease_is_taken_once_until_it_is_released(store, ann, clock):
     assert store.take_lease(ann.id, "w2", clock.now, clock.now + LEASE) > first
 
 
+def inherited(store, ann, owner, clock):
+    """The fence of a lease after one that ran out; exactly at its end it is over."""
+    assert store.take_lease(ann.id, owner, clock.now, clock.now + LEASE) is None
+    clock.pass_s(HEIR_WAITS.total_seconds())
+    return store.take_lease(ann.id, owner, clock.now, clock.now + LEASE)
+
+
 def test_fence_rises_over_releases_and_run_out_leases(store, ann, clock):
     fences = []
     for _ in range(3):
         fences.append(store.take_lease(ann.id, "w1", clock.now, clock.now + LEASE))
+        clock.pass_s(30)
+        fences.append(inherited(store, ann, "w1", clock))
         store.release_lease(ann.id, fences[-1])
-        fences.append(store.take_lease(ann.id, "w1", clock.now, clock.now + LEASE))
-        clock.pass_s(30)  # exactly at its end a lease is over
     assert fences == sorted(set(fences))
+
+
+def test_who_inherits_a_lease_lets_its_holder_commit_first(store, ann, new_deposit, clock):
+    """A store that could not be written to is back: the token that waits for it must not meet a new fence."""
+    fence = store.take_lease(ann.id, "w1", clock.now, clock.now + LEASE)
+    clock.pass_s(300)
+    assert store.take_lease(ann.id, "w2", clock.now, clock.now + LEASE) is None
+    assert store.take_lease(ann.id, "w3", clock.now, clock.now + LEASE) is None  # one heir at a time
+    rotated = new_deposit(ann, text=b"rotated")
+    assert store.put_tokens(ann.id, fence, [rotated])
+    store.release_lease(ann.id, fence)
+    assert store.take_lease(ann.id, "w2", clock.now, clock.now + LEASE) > fence
+    assert store.deposit(ann.id, Purpose.REFRESH_TOKEN) == rotated
 
 
 def test_stale_release_frees_nothing(store, ann, clock):
     stale = store.take_lease(ann.id, "w1", clock.now, clock.now + LEASE)
-    later = clock.pass_s(31)
-    assert store.take_lease(ann.id, "w2", later, later + LEASE) is not None
+    clock.pass_s(31)
+    assert inherited(store, ann, "w2", clock) > stale
     store.release_lease(ann.id, stale)
-    assert store.take_lease(ann.id, "w3", later, later + LEASE) is None
+    assert store.take_lease(ann.id, "w3", clock.now, clock.now + LEASE) is None
 
 
 def test_lease_of_no_account_and_of_no_length_are_refused(store, ann, clock):
@@ -112,8 +133,8 @@ def test_tokens_with_a_stale_fence_are_not_written(store, ann, new_deposit, cloc
     kept = new_deposit(ann)
     store.put_deposit(kept)
     stale = store.take_lease(ann.id, "w1", clock.now, clock.now + LEASE)
-    later = clock.pass_s(31)
-    store.take_lease(ann.id, "w2", later, later + LEASE)
+    clock.pass_s(31)
+    inherited(store, ann, "w2", clock)
     assert not store.put_tokens(ann.id, stale, [new_deposit(ann), new_deposit(ann, Purpose.ACCESS_TOKEN)])
     assert store.deposit(ann.id, Purpose.REFRESH_TOKEN) == kept
     assert store.deposit(ann.id, Purpose.ACCESS_TOKEN) is None

@@ -15,6 +15,8 @@ SIZE = 1 << 30
 BLOCK = bytes(range(256)) * 4096  # 1 MiB
 BOUND_KIB = 20 * 1024  # of growth; measured: 2.3 MiB on uvloop, 0.3 MiB on asyncio
 STALLED_S = 0.3
+VISITS, WARM_UP = 400, 100
+VISITS_BOUND_KIB = 4 * 1024  # measured: 20 MiB when nobody looked for cycles
 
 
 def resident_kib(pid: int) -> int:
@@ -81,3 +83,24 @@ def test_memory_stays_flat_while_a_slow_reader_downloads_a_gigabyte(
         record_property("resident_kib", (before, stalled, peak))
         assert peak - before < BOUND_KIB
         assert f"bytes_down={size + 7}" in house.await_log("event=session_end")
+
+
+def test_memory_stays_flat_while_many_come_and_go_without_a_login(house: House, certificates: Certificates) -> None:
+    """What each leaves is a cycle with a TLS connection in it: somebody must look for these, and in time."""
+    write_config(house, certificates, loop="uvloop")
+    house.start()
+
+    def visit() -> None:
+        client = house.connect(house.smtps)
+        client.line()
+        assert client.ask(b"QUIT").startswith(b"221")
+        client.rest()
+        client.close()
+
+    for _ in range(WARM_UP):
+        visit()
+    before = resident_kib(house.pid())
+    for _ in range(VISITS):
+        visit()
+    assert resident_kib(house.pid()) - before < VISITS_BOUND_KIB
+    assert house.stop() == 0
