@@ -23,7 +23,7 @@ from typing import NoReturn
 from proxy.admin import keys
 from proxy.admin.desk import opened as opened_desk
 from proxy.admin.finding import Finding
-from proxy.admin.service import MAX_REQUEST_BYTES, Words, control_path
+from proxy.admin.service import MAX_REQUEST_BYTES, SOCKET_NAME, Words, socket_path
 from proxy.config import Config
 from proxy.config.reader import load
 from proxy.doctor import check
@@ -41,15 +41,15 @@ MAX_GROUPS = 256  # 1 kB is what Python's getsockopt takes; who is in more count
 
 
 @contextlib.contextmanager
-def opened() -> Iterator[socket.socket | None]:
-    """The listening socket, in the directory that systemd made for it; None without RuntimeDirectory.
+def opened(name: str = SOCKET_NAME) -> Iterator[socket.socket | None]:
+    """A listening socket, in the directory that systemd made for it; None without RuntimeDirectory.
 
     raises  ConfigError
     """
     if "RUNTIME_DIRECTORY" not in os.environ:
         yield None
         return
-    path = control_path()
+    path = socket_path(name)
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as sock:
         try:
             _remove_stale(path)
@@ -95,7 +95,7 @@ class Control:
         try:
             with sock:
                 sock.setblocking(False)
-                peer = _peer(sock)
+                peer = peer_of(sock)
                 if not may_ask(*peer):
                     logger.warning("%s", Line("control_refused", uid=peer[0]))
                     return
@@ -173,7 +173,7 @@ def may_ask(uid: int, groups: tuple[int, ...]) -> bool:
     return uid in (0, os.geteuid()) or os.getegid() in groups
 
 
-def _peer(sock: socket.socket) -> tuple[int, tuple[int, ...]]:
+def peer_of(sock: socket.socket) -> tuple[int, tuple[int, ...]]:
     """User and groups of whoever connected, at that time (unix(7))."""
     _, uid, gid = struct.unpack("3i", sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, struct.calcsize("3i")))
     groups = [gid]

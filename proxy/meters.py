@@ -87,6 +87,7 @@ STORE_FAILURES = _counter("store_failures", "Calls that the store did not answer
 LOOP_LAG = _seconds("loop_lag", "How late the event loop of a worker woke up.")
 WORKER_STARTS = _counter("worker_starts", "Workers that began to accept; more than their number: some were replaced.")
 MEMORY = _gauge("resident_memory_bytes", "Resident memory of all workers; what they share counts for each.")
+LINES_LOST = _counter("log_lines_lost", "Log lines of workers that nobody will read: their reader was stuck or gone.")
 CERTIFICATE_ENDS = _gauge("certificate_expiry_timestamp_seconds", "When the certificate ends, in Unix time.")
 SERIES_DROPPED = _counter("series_dropped", "Numbers that had no room: more upstreams than Gatepost can count for.")
 

@@ -62,7 +62,7 @@ async def answering(config: Config) -> AsyncIterator[Path]:
         assert sock is not None
         task = asyncio.create_task(Control(sock, config).run())
         try:
-            yield service.control_path()
+            yield service.socket_path()
         finally:
             task.cancel()
             await asyncio.wait([task])
@@ -96,7 +96,7 @@ def test_root_the_service_s_user_and_its_group_may_ask(uid: int, groups: tuple[i
 
 
 async def test_the_socket_is_for_user_and_group_alone_and_goes_with_the_service(config: Config) -> None:
-    path = service.control_path()
+    path = service.socket_path()
     with socket.socket(socket.AF_UNIX) as crashed:
         crashed.bind(str(path))  # what a service that was killed leaves
     async with answering(config):
@@ -132,9 +132,9 @@ async def test_a_peer_without_a_right_is_closed_without_a_word(
 def test_every_group_of_a_peer_counts(tmp_path: Path) -> None:
     """In a process of its own, which joins a group and connects."""
     script = (
-        "import os, socket; from proxy.control import _peer\n"
+        "import os, socket; from proxy.control import peer_of\n"
         "os.setgroups([54320, 54322]); os.setgid(54321); os.setuid(54321)\n"
-        "a, b = socket.socketpair(); print(_peer(a))"
+        "a, b = socket.socketpair(); print(peer_of(a))"
     )
     done = subprocess.run(
         [sys.executable, "-c", script], check=True, capture_output=True, text=True, cwd=Path(__file__).parent.parent

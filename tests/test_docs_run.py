@@ -42,7 +42,7 @@ NOT_RUN = {
     r"make deb|apt install": "builds and installs the Debian package: tests/systemd/test_package.py does",
     r"make (demo|test)$": "the demo is run by CI, and the tests are what runs",
     r"pipx |uv tool |pip install": "installs from the wheel: tests/packaging/test_wheel.py does, without the downloads",
-    r"mkdir -p -m 0700 /etc/credstore|gatepost key new|systemctl|install (-d )?-o gatepost": (
+    r"mkdir -p -m 0700 /etc/credstore|gatepost key new|gatepost reload|systemctl|install (-d )?-o gatepost": (
         "needs the service in a booted systemd: tests/systemd does"
     ),
     r"runuser -u postgres": "makes a user and a database in the machine's own PostgreSQL",

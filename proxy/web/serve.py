@@ -19,8 +19,9 @@ from proxy.admin.desk import node_of
 from proxy.config import Config, TlsConfig, WebConfig
 from proxy.edge.tls import client_context, server_context, slim_buffers
 from proxy.errors import ConfigError, OperatorError, StoreUnavailable
-from proxy.logs import Line, configure
+from proxy.logs import Line
 from proxy.oauth.client import TokenClient
+from proxy.outlet import configure, journalling
 from proxy.page import SUPERVISED
 from proxy.store.pool import StorePool
 from proxy.store.store import Store
@@ -43,7 +44,7 @@ SWEEP_S = 600.0
 
 def run(config: Config) -> int:
     """Serve the page until SIGTERM or SIGINT. Raises OperatorError or StoreUnavailable before it is ready."""
-    configure(config.log.level, config.log.format, is_journal="JOURNAL_STREAM" in os.environ)
+    configure(config.log.level, config.log.format, journal=journalling(), has_thread=True)
     web = config.web
     if web is None:
         raise ConfigError(f"{config.path} has no [web]", "add it: config/gatepost.example.toml shows every key")
