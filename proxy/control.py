@@ -8,6 +8,7 @@ nothing that could be a secret is ever in an answer.
 from __future__ import annotations
 
 import asyncio
+import base64
 import contextlib
 import json
 import logging
@@ -29,6 +30,8 @@ from proxy.config.reader import load
 from proxy.doctor import check
 from proxy.errors import ConfigError, OperatorError, StoreUnavailable
 from proxy.logs import Line
+from proxy.vault.sealed import unwrapped
+from proxy.vault.sealing import SealBroken, load_master
 
 logger = logging.getLogger("gatepost.control")
 
@@ -122,7 +125,7 @@ class Control:
         try:
             request = _parsed(data)
             op = request.get("op")
-            act = {"check": _check, "rotate": _rotate}.get(op if isinstance(op, str) else "")
+            act = {"check": _check, "rotate": _rotate, "unwrap": _unwrap}.get(op if isinstance(op, str) else "")
             if act is None:
                 _refuse("the service does not know this request", "systemctl restart gatepost after an upgrade")
             if request.get("config") != str(self._config.path.resolve()):
@@ -226,6 +229,20 @@ def _rotate(config: Config, request: Words) -> Words:
         "app_keys": rotated.app_keys,
         "dropped": list(rotated.dropped),
     }
+
+
+def _unwrap(config: Config, request: Words) -> Words:
+    """Take the master's lock off one app key. The app password's own stays on: it never comes here."""
+    secret_id = request.get("secret")
+    with opened_desk(config, _by(request)) as desk:
+        key = desk.store.app_key(secret_id) if isinstance(secret_id, int) else None
+    if key is None:
+        _refuse("there is no such app key", "gatepost list shows what there is")
+    try:
+        locked = unwrapped(key, load_master(config.keys.master.read()))
+    except SealBroken as error:
+        _refuse(str(error), "use --sign-in")
+    return {"ok": True, "locked": base64.b64encode(locked.sealed).decode()}
 
 
 def _refuse(problem: str, remedy: str) -> NoReturn:

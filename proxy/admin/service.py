@@ -1,10 +1,12 @@
 """Asks the running service to do what needs the master key's private half, when only the service can read it.
 
 With "credential:" keys systemd shows them to the service alone. Its control socket takes one request per connection:
-a JSON object in one line, and answers with another. No secret crosses it in either direction.
+a JSON object in one line, and answers with another. No secret crosses it in either direction: what "unwrap" gives is
+still locked by its app password.
 
     {"op": "check", "config": "/etc/gatepost/gatepost.toml", "login": null or "ann@example.org", "by": "cli:ann"}
     {"op": "rotate", "config": ..., "by": ...}
+    {"op": "unwrap", "config": ..., "secret": 7, "by": ...}    -> {"ok": true, "locked": base64}
     -> {"ok": true, ...} or {"ok": false, "problem": "...", "remedy": "..."}
 
 A reload is the supervisor's, which has a socket of its own: there the connection itself is the request.
@@ -12,6 +14,7 @@ A reload is the supervisor's, which has a socket of its own: there the connectio
 
 from __future__ import annotations
 
+import base64
 import json
 import os
 import socket
@@ -59,6 +62,15 @@ def rotate(config: Config, by: str) -> Rotated:
     if not isinstance(secrets, int) or not isinstance(app_keys, int) or not isinstance(dropped, list):
         raise _strange()
     return Rotated(str(answer.get("master_key", "")), None, True, secrets, app_keys, tuple(map(str, dropped)))
+
+
+def unwrap(config: Config, secret_id: int, by: str) -> bytes:
+    """The app key of one secret row without the master's lock; see vault.sealed.locked_of. Raises OperatorError."""
+    locked = _ask({"op": "unwrap", "config": _name(config), "secret": secret_id, "by": by}).get("locked")
+    try:
+        return base64.b64decode(locked if isinstance(locked, str) else "", validate=True)
+    except ValueError:
+        raise _strange() from None
 
 
 def reload() -> str:
