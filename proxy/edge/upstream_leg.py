@@ -14,6 +14,7 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import cast
 
+from proxy.edge.keepalive import keep_alive
 from proxy.edge.tls import hold_nothing
 from proxy.errors import UpstreamError, UpstreamFault
 
@@ -161,6 +162,8 @@ class Leg(asyncio.Protocol):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = cast("asyncio.Transport", transport)
         self._transport.pause_reading()
+        if (sock := transport.get_extra_info("socket")) is not None:
+            keep_alive(sock)
         self._is_over = self._is_lost = False  # an address that was given up may have ended before this one
 
     def data_received(self, data: bytes) -> None:
