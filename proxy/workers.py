@@ -53,6 +53,7 @@ def serve(config: Config, *, has_page: bool = True) -> int:
     systemd = manager()
     _log_as(config)
     certificates = preflight(config)
+    certificates.tell_of_end()
     with contextlib.ExitStack() as stack:
         sockets = open_sockets(config.listeners, systemd.passed)
         for sock in sockets:
