@@ -8,6 +8,8 @@ export VENV
 
 # ONCE=1 lets the demo end by itself; otherwise it keeps running for the reader's own mail client.
 ONCE ?=
+# PRACTICE=1 puts servers from PyPI in the place of Debian's, which is also done where these can't be installed.
+PRACTICE ?=
 
 .PHONY: help demo test test-systemd check lint format types docs dist deb lab lab-servers bench bench-short bench-peers \
 	lock clean bench-revocation fuzz bench-guessing bench-waiting sbom audit soak kill9
@@ -15,8 +17,13 @@ ONCE ?=
 help:  ## show this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 16
 
-demo: $(VENV)/.installed lab-servers  ## the story: an old mail client, an app password, an OAuth2-only server
-	$(BIN)/python -m tests.demo $(if $(ONCE),--once)
+demo: $(VENV)/.installed  ## the story: an old mail client, an app password, an OAuth2-only server
+	@practice=$(PRACTICE); \
+	if [ -z "$$practice" ] && ! tests/lab/install.sh servers; then \
+		echo "demo: Debian's servers are not to be had here (see above): a practice upstream of PyPI parts stands in"; \
+		practice=1; \
+	fi; \
+	exec $(BIN)/python -m tests.demo $${practice:+--practice} $(if $(ONCE),--once)
 
 test: $(VENV)/.installed lab  ## all tests, in parallel
 	$(BIN)/python -m pytest -n auto $(ARGS)

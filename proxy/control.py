@@ -8,6 +8,7 @@ nothing that could be a secret is ever in an answer.
 from __future__ import annotations
 
 import asyncio
+import base64
 import contextlib
 import json
 import logging
@@ -23,12 +24,14 @@ from typing import NoReturn
 from proxy.admin import keys
 from proxy.admin.desk import opened as opened_desk
 from proxy.admin.finding import Finding
-from proxy.admin.service import MAX_REQUEST_BYTES, Words, control_path
+from proxy.admin.service import MAX_REQUEST_BYTES, SOCKET_NAME, Words, socket_path
 from proxy.config import Config
 from proxy.config.reader import load
 from proxy.doctor import check
 from proxy.errors import ConfigError, OperatorError, StoreUnavailable
 from proxy.logs import Line
+from proxy.vault.sealed import unwrapped
+from proxy.vault.sealing import SealBroken, load_master
 
 logger = logging.getLogger("gatepost.control")
 
@@ -41,15 +44,15 @@ MAX_GROUPS = 256  # 1 kB is what Python's getsockopt takes; who is in more count
 
 
 @contextlib.contextmanager
-def opened() -> Iterator[socket.socket | None]:
-    """The listening socket, in the directory that systemd made for it; None without RuntimeDirectory.
+def opened(name: str = SOCKET_NAME) -> Iterator[socket.socket | None]:
+    """A listening socket, in the directory that systemd made for it; None without RuntimeDirectory.
 
     raises  ConfigError
     """
     if "RUNTIME_DIRECTORY" not in os.environ:
         yield None
         return
-    path = control_path()
+    path = socket_path(name)
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as sock:
         try:
             _remove_stale(path)
@@ -95,7 +98,7 @@ class Control:
         try:
             with sock:
                 sock.setblocking(False)
-                peer = _peer(sock)
+                peer = peer_of(sock)
                 if not may_ask(*peer):
                     logger.warning("%s", Line("control_refused", uid=peer[0]))
                     return
@@ -122,7 +125,7 @@ class Control:
         try:
             request = _parsed(data)
             op = request.get("op")
-            act = {"check": _check, "rotate": _rotate}.get(op if isinstance(op, str) else "")
+            act = {"check": _check, "rotate": _rotate, "unwrap": _unwrap}.get(op if isinstance(op, str) else "")
             if act is None:
                 _refuse("the service does not know this request", "systemctl restart gatepost after an upgrade")
             if request.get("config") != str(self._config.path.resolve()):
@@ -173,7 +176,7 @@ def may_ask(uid: int, groups: tuple[int, ...]) -> bool:
     return uid in (0, os.geteuid()) or os.getegid() in groups
 
 
-def _peer(sock: socket.socket) -> tuple[int, tuple[int, ...]]:
+def peer_of(sock: socket.socket) -> tuple[int, tuple[int, ...]]:
     """User and groups of whoever connected, at that time (unix(7))."""
     _, uid, gid = struct.unpack("3i", sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, struct.calcsize("3i")))
     groups = [gid]
@@ -226,6 +229,20 @@ def _rotate(config: Config, request: Words) -> Words:
         "app_keys": rotated.app_keys,
         "dropped": list(rotated.dropped),
     }
+
+
+def _unwrap(config: Config, request: Words) -> Words:
+    """Take the master's lock off one app key. The app password's own stays on: it never comes here."""
+    secret_id = request.get("secret")
+    with opened_desk(config, _by(request)) as desk:
+        key = desk.store.app_key(secret_id) if isinstance(secret_id, int) else None
+    if key is None:
+        _refuse("there is no such app key", "gatepost list shows what there is")
+    try:
+        locked = unwrapped(key, load_master(config.keys.master.read()))
+    except SealBroken as error:
+        _refuse(str(error), "use --sign-in")
+    return {"ok": True, "locked": base64.b64encode(locked.sealed).decode()}
 
 
 def _refuse(problem: str, remedy: str) -> NoReturn:

@@ -5,9 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import re
-import sys
 from datetime import UTC, datetime
-from typing import Literal
 
 _PLAIN = re.compile(r"[A-Za-z0-9@._:/+\[\]-]+")
 # Libraries that print what passes through them; every one carries tokens or passwords at some level.
@@ -41,16 +39,21 @@ class Line:
 
 
 def _quoted(value: Field) -> str:
-    text = str(value).lower() if isinstance(value, bool) else str(value)
+    text = shown(value)
     return text if _PLAIN.fullmatch(text) else json.dumps(text)
 
 
-_PRIORITY = ((logging.ERROR, "<3>"), (logging.WARNING, "<4>"), (logging.INFO, "<6>"), (0, "<7>"))
+_PRIORITY = ((logging.ERROR, 3), (logging.WARNING, 4), (logging.INFO, 6), (0, 7))
 
 
-def _priority(record: logging.LogRecord) -> str:
-    """What systemd reads as such in front of a line of a service's standard error (sd-daemon(3))."""
-    return next(prefix for level, prefix in _PRIORITY if record.levelno >= level)
+def priority_of(record: logging.LogRecord) -> int:
+    """Syslog's number for a record's level; in angle brackets systemd reads it in front of a line (sd-daemon(3))."""
+    return next(number for level, number in _PRIORITY if record.levelno >= level)
+
+
+def shown(value: Field) -> str:
+    """A field's value as text, without quotes."""
+    return str(value).lower() if isinstance(value, bool) else str(value)
 
 
 class TextFormat(logging.Formatter):
@@ -61,14 +64,16 @@ class TextFormat(logging.Formatter):
         self._is_journal = is_journal
 
     def format(self, record: logging.LogRecord) -> str:
-        text = record.getMessage()
-        if record.exc_info:
-            text += "\n" + self.formatException(record.exc_info)
+        text = self.bare(record)
         if self._is_journal:
-            priority = _priority(record)
             # Each line of a traceback needs the prefix, or the journal files it under another priority.
-            return "\n".join(priority + line for line in text.splitlines())
+            return "\n".join(f"<{priority_of(record)}>{line}" for line in text.splitlines())
         return f"{_moment(record)} {record.levelname.lower()} {text}"
+
+    def bare(self, record: logging.LogRecord) -> str:
+        """Without time and level."""
+        text = record.getMessage()
+        return text + "\n" + self.formatException(record.exc_info) if record.exc_info else text
 
 
 class JsonFormat(logging.Formatter):
@@ -79,8 +84,11 @@ class JsonFormat(logging.Formatter):
         self._is_journal = is_journal
 
     def format(self, record: logging.LogRecord) -> str:
+        return (f"<{priority_of(record)}>" if self._is_journal else "") + self.bare(record)
+
+    def bare(self, record: logging.LogRecord) -> str:
         data: dict[str, Field] = {"time": _moment(record), "level": record.levelname.lower(), "logger": record.name}
-        line = _line_of(record)
+        line = line_of(record)
         if line is not None:
             data["event"] = line.event
             data.update(line.fields)
@@ -88,10 +96,10 @@ class JsonFormat(logging.Formatter):
             data["message"] = record.getMessage()
         if record.exc_info:
             data["traceback"] = self.formatException(record.exc_info)
-        return (_priority(record) if self._is_journal else "") + json.dumps(data)
+        return json.dumps(data)
 
 
-def _line_of(record: logging.LogRecord) -> Line | None:
+def line_of(record: logging.LogRecord) -> Line | None:
     """The Line of a record that was logged as `logger.info("%s", Line(...))`."""
     args = record.args
     if record.msg == "%s" and isinstance(args, tuple) and len(args) == 1 and isinstance(args[0], Line):
@@ -101,27 +109,3 @@ def _line_of(record: logging.LogRecord) -> Line | None:
 
 def _moment(record: logging.LogRecord) -> str:
     return datetime.fromtimestamp(record.created, UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
-
-
-class _OurOwnOnly(logging.Filter):
-    """Lets a library's warnings through and nothing below, at whatever level its loggers are set."""
-
-    def filter(self, record: logging.LogRecord) -> bool:
-        return record.levelno >= logging.WARNING or not _is_within(record.name, TALKATIVE)
-
-
-def _is_within(name: str, loggers: tuple[str, ...]) -> bool:
-    return any(name == one or name.startswith(f"{one}.") for one in loggers)
-
-
-def configure(level: Literal["debug", "info", "warning"], form: Literal["text", "json"], *, is_journal: bool) -> None:
-    """Send everything to standard error. Debug is the protocol without secrets, never a library's own debug."""
-    handler = logging.StreamHandler(sys.stderr)
-    handler.setFormatter((JsonFormat if form == "json" else TextFormat)(is_journal=is_journal))
-    # On the handler: a logger's own filter does not see what its children log.
-    handler.addFilter(_OurOwnOnly())
-    root = logging.getLogger()
-    root.handlers[:] = [handler]
-    root.setLevel(level.upper())
-    for name in TALKATIVE:
-        logging.getLogger(name).setLevel(logging.WARNING)  # spares them the rendering

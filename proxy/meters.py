@@ -88,6 +88,7 @@ LOOP_LAG = _seconds("loop_lag", "How late the event loop of a worker woke up.")
 TASKS = _gauge("event_loop_tasks", "Tasks that are not done; rising while the connections do not is a leak.")
 WORKER_STARTS = _counter("worker_starts", "Workers that began to accept; more than their number: some were replaced.")
 MEMORY = _gauge("resident_memory_bytes", "Resident memory of all workers; what they share counts for each.")
+LINES_LOST = _counter("log_lines_lost", "Log lines of workers that nobody will read: their reader was stuck or gone.")
 CERTIFICATE_ENDS = _gauge("certificate_expiry_timestamp_seconds", "When the certificate ends, in Unix time.")
 SERIES_DROPPED = _counter("series_dropped", "Numbers that had no room: more upstreams than Gatepost can count for.")
 

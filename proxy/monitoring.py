@@ -12,6 +12,7 @@ from proxy.edge.front import House
 from proxy.edge.monitor import Monitor
 from proxy.meters import Meters
 from proxy.observing import Observer, Readiness
+from proxy.outlet import lost_lines
 from proxy.store.pool import StorePool
 
 
@@ -37,6 +38,7 @@ class Monitoring:
             registry=house.registry,
             certificate_ends=lambda: certificates.ends,
             connections=lambda: len(house.guests),
+            lines_lost=lost_lines,
             store=pool.store,
             pool=pool,
             is_first=is_first,

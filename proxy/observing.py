@@ -22,6 +22,7 @@ from proxy.meters import (
     ACCOUNTS,
     CERTIFICATE_ENDS,
     HEARTBEAT,
+    LINES_LOST,
     LOOP_LAG,
     MEMORY,
     OPEN_CONNECTIONS,
@@ -60,6 +61,7 @@ class Observer:
         pool: StorePool,
         is_first: bool,
         certificate_ends: Callable[[], datetime | None] = lambda: None,
+        lines_lost: Callable[[], int] = lambda: 0,
     ) -> None:
         """`is_first` is true for the one worker of a node that counts what is the same for all."""
         self._meters = meters
@@ -69,6 +71,8 @@ class Observer:
         self._pool = pool
         self._is_first = is_first
         self._certificate_ends = certificate_ends
+        self._lines_lost = lines_lost
+        self._lost = 0  # of them, counted
 
     async def run(self) -> None:
         tick = 0
@@ -89,6 +93,9 @@ class Observer:
         meters.put(HEARTBEAT, value=monotonic())
         meters.put(OPEN_CONNECTIONS, value=self._connections())
         meters.put(MEMORY, value=_resident_bytes())
+        lost = self._lines_lost()
+        meters.count(LINES_LOST, amount=lost - self._lost)
+        self._lost = lost
         live = Counter({"imap": 0, "smtp": 0}) + Counter(session.protocol for session in self._registry)
         for protocol in ("imap", "smtp"):
             meters.put(SESSIONS, protocol, value=live[protocol])

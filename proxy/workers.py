@@ -4,9 +4,7 @@ The supervisor is one process without threads, event loop or open database, so t
 that dies takes its own sessions along and no others; its number goes to its replacement. When the supervisor is gone
 the workers notice by a pipe, and drain.
 
-A reload (SIGHUP) is a new generation of workers beside the old one: whatever the configuration says takes effect, no
-live session is touched, and what validated is what runs. Only a new certificate
-in the same files needs none: the workers read it themselves.
+A reload (SIGHUP, or whoever asks at the reload socket) is a new generation of workers beside the old one: succession.
 """
 
 from __future__ import annotations
@@ -19,30 +17,29 @@ import secrets
 import selectors
 import signal
 import socket
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from time import monotonic
 
 from proxy import control, vigil
+from proxy.admin.service import RELOAD_NAME
+from proxy.askers import Askers
 from proxy.config import Config
-from proxy.config.reader import load
-from proxy.errors import ConfigError, OperatorError, StoreUnavailable
 from proxy.generation import Generation, Phase, Slot
 from proxy.listeners import open_monitor, open_sockets
-from proxy.logs import Line, configure
+from proxy.logs import Line
 from proxy.notify import Manager, manager
+from proxy.outlet import Outlet, configure, journalling
 from proxy.page import Page
 from proxy.pulse import READ_BYTES, last_beat
 from proxy.serve import Post, preflight
 from proxy.store.rows import Seat
-from proxy.worker import LEAVE, RENEW, SIGNALS, Strings, work
+from proxy.succession import Succession
+from proxy.worker import SIGNALS, Strings, work
 
 logger = logging.getLogger("gatepost.workers")
 
 TURN_S = 1.0  # between two looks at what tells nothing by itself
-FILES_S = 5.0  # between two looks at the certificate's files; a change counts when the next look finds it again
 FIRST_TRIES = 3  # at the very start: a worker killed so often before it was ready will never be
-MAX_LEAVING = 3  # generations that live for their sessions alone; before a fourth, the oldest drains by its deadline
-MARGIN_S = 10.0  # beyond drain_s, for last words and writes; systemd's TimeoutStopSec is longer than both
 FAILED = 1  # exit status, as for every command that was refused
 HEEDED = frozenset({signal.SIGTERM, signal.SIGINT, signal.SIGCHLD, signal.SIGHUP})
 
@@ -56,6 +53,7 @@ def serve(config: Config, *, has_page: bool = True) -> int:
     systemd = manager()
     _log_as(config)
     certificates = preflight(config)
+    certificates.tell_of_end()
     with contextlib.ExitStack() as stack:
         sockets = open_sockets(config.listeners, systemd.passed)
         for sock in sockets:
@@ -63,39 +61,37 @@ def serve(config: Config, *, has_page: bool = True) -> int:
         asked = stack.enter_context(control.opened())
         monitor = open_monitor(config.metrics)
         first = Generation.make(1, config, certificates, sockets=sockets, control=asked, monitor=monitor)
-        return Supervisor(first, systemd, has_page=has_page).run()
+        askers = Askers(stack.enter_context(control.opened(RELOAD_NAME)), str(config.path))
+        return Supervisor(first, systemd, askers, has_page=has_page).run()
 
 
 class Supervisor:
     """Starts, replaces and ends the workers of one node. `run` is the whole life of its process."""
 
-    def __init__(self, first: Generation, systemd: Manager, *, has_page: bool) -> None:
+    def __init__(self, first: Generation, systemd: Manager, askers: Askers, *, has_page: bool) -> None:
         self._systemd = systemd
-        self._serving = first
-        self._coming: Generation | None = first
-        self._generations = [first]  # all that have a worker, oldest first
+        self._askers = askers
+        self._succession = Succession(first, systemd, askers, lambda one: _log_as(one.config))
+        self._log = _log_as(first.config)
         self._vigil = vigil.Vigil(systemd.watchdog_s)
         self._supervised, self._supervising = os.pipe()  # the second end is closed by our end alone
         self._page = Page(self._supervised) if has_page else None
         self._said, self._say = os.pipe()  # the numbers of signals
         self._selector = selectors.DefaultSelector()
-        self._files_at = 0.0  # the next look at the certificate's files
-        self._is_up = False  # all were ready once
-        self._is_ending = False
-        self._must_reload = False
         self._status = 0
 
     def run(self) -> int:
         """Returns the exit status when the last worker has ended."""
         self._heed_signals()
+        self._askers.listen(self._selector, self._succession.reload)
         gc.collect()
         gc.freeze()  # what is here now stays shared by all: no collection writes to these pages
-        while not (self._is_ending and not self._generations and not self._has_page):
+        while not (self._succession.is_ending and not self._succession.all and not self._has_page):
             self._start_due()
             self._wait()
             self._reap()
             self._look()
-        if self._is_up:
+        if self._succession.is_up:
             logger.info("%s", Line("stopped"))
         return self._status
 
@@ -118,7 +114,7 @@ class Supervisor:
         """Until a signal, a worker's word, or the next thing to do; and do what is told."""
         due = [
             slot.start_at
-            for one in self._generations
+            for one in self._succession.all
             if one.phase is not Phase.LEAVING
             for slot in one.slots
             if slot.pid is None
@@ -129,51 +125,32 @@ class Supervisor:
     def _on_signal(self) -> None:
         numbers = set(os.read(self._said, 512))
         if {signal.SIGTERM, signal.SIGINT} & numbers:
-            self._end()
-        elif signal.SIGHUP in numbers and not self._is_ending:
-            if self._coming is None:
-                self._reload()
-            else:
-                self._must_reload = True  # when the one that is under way has come or failed
+            self._succession.end()
+        elif signal.SIGHUP in numbers:
+            self._succession.reload()
 
     def _look(self) -> None:
         """What is due once a turn: whom nobody has heard of, who is late, what has changed, what is told."""
-        for one in self._generations:
-            if one.kill_at is not None and monotonic() >= one.kill_at:
-                one.send(signal.SIGKILL)
-        if self._vigil.is_kept(self._generations):
+        succession = self._succession
+        succession.look()
+        if self._vigil.is_kept(succession.all):
             self._systemd.alive()
         if self._page is not None:
             self._keep_page(self._page)
-        if self._is_up and not self._is_ending:
-            if monotonic() >= self._files_at:
-                self._files_at = monotonic() + FILES_S
-                if self._serving.certificates.have_changed():
-                    self._renew_certificates()
-            status = vigil.status(self._generations, self._serving)
-            if self._vigil.is_news(status):
-                self._systemd.status(status)
+        if succession.is_up and not succession.is_ending and self._vigil.is_news(status := succession.status):
+            self._systemd.status(status)
+        self._log.drain()
 
     def _keep_page(self, page: Page) -> None:
-        if self._is_ending:
+        if self._succession.is_ending:
             page.stop()
-        elif self._is_up:
-            page.keep(self._serving.config)
-
-    def _end(self) -> None:
-        """Let all drain."""
-        if not self._is_ending:
-            self._systemd.stopping(f"draining {sum(one.sessions for one in self._generations)} sessions")
-        self._is_ending = True
-        for one in self._generations:
-            for sock in one.opened:
-                sock.close()  # the workers close theirs: then nobody listens, or systemd alone
-            one.end(MARGIN_S)
+        elif self._succession.is_up:
+            page.keep(self._succession.serving.config)
 
     # -- workers come ------------------------------------------------------------------------------------------------
 
     def _start_due(self) -> None:
-        for one in self._generations:
+        for one in self._succession.all:
             for slot in one.slots:
                 if one.phase is not Phase.LEAVING and slot.pid is None and slot.start_at <= monotonic():
                     self._start(one, slot)
@@ -218,19 +195,20 @@ class Supervisor:
         for number in HEEDED:
             signal.signal(number, signal.default_int_handler if number == signal.SIGINT else signal.SIG_DFL)
         self._selector.close()
+        self._askers.disown()
         if self._page is not None:
             self._page.disown()
-        pulses = (slot.pulse for one in self._generations for slot in one.slots)
+        pulses = (slot.pulse for one in self._succession.all for slot in one.slots)
         for descriptor in (self._supervising, self._said, self._say, *pulses):
             if descriptor is not None:
                 os.close(descriptor)
-        for other in self._generations:
+        for other in self._succession.all:
             if other is not mine:
                 other.close()
                 for sock in other.opened:
                     if sock not in mine.opened:
                         sock.close()  # else a listener that a reload took away would go on accepting in nobody's name
-        _log_as(mine.config)
+        _log_as(mine.config, has_thread=True)
 
     @staticmethod
     def _post(one: Generation, slot: Slot) -> Post:
@@ -249,108 +227,22 @@ class Supervisor:
             slot.heard_at, slot.beat = monotonic(), last_beat(data) or slot.beat
             if not slot.is_ready:
                 slot.is_ready = True
-                self._on_ready(one, slot)
+                logger.info("%s", Line("worker_ready", worker=slot.number, pid=slot.pid))
+                self._succession.on_ready(one)
 
         return hear
-
-    def _on_ready(self, one: Generation, slot: Slot) -> None:
-        logger.info("%s", Line("worker_ready", worker=slot.number, pid=slot.pid))
-        if self._is_ending:
-            return
-        if one.phase is Phase.COMING:
-            one.hurry()
-            if one.is_up:
-                self._take_over(one)
-
-    # -- generations -------------------------------------------------------------------------------------------------
-
-    def _take_over(self, new: Generation) -> None:
-        """All its workers accept: from now on it serves, alone."""
-        new.phase, self._coming = Phase.SERVING, None
-        former, self._serving = self._serving, new
-        new.tell_where(former.opened if self._is_up else [])
-        if former is not new:
-            former.phase = Phase.LEAVING
-            former.send(LEAVE)
-            self._close_unused(former.opened)
-            _log_as(new.config)
-            logger.info("%s", Line("reloaded", generation=new.number, sessions_before=former.sessions))
-            self._bound_the_past()
-        else:
-            logger.info("%s", Line("ready"))
-        self._is_up = True
-        self._done_reloading(vigil.status(self._generations, new))
-
-    def _done_reloading(self, status: str) -> None:
-        self._systemd.ready(status)
-        if self._must_reload:
-            self._must_reload = False
-            self._reload()
-
-    def _close_unused(self, sockets: Sequence[socket.socket]) -> None:
-        passed = [one.sock for one in self._systemd.passed]
-        for sock in sockets:
-            if sock not in self._serving.opened and sock not in passed:
-                sock.close()
-
-    def _bound_the_past(self) -> None:
-        leaving = [one for one in self._generations if one.phase is Phase.LEAVING and one.kill_at is None]
-        for one in leaving[:-MAX_LEAVING]:
-            logger.warning("%s", Line("generation_drained", generation=one.number, sessions=one.sessions))
-            one.end(MARGIN_S)
-
-    def _reload(self) -> None:
-        """Have the configuration read again, and a generation come that serves by it."""
-        self._systemd.reloading()
-        try:
-            config = load(self._serving.config.path)
-            if config == self._serving.config:
-                self._serving.certificates.renew()
-                self._serving.send(RENEW)
-                logger.info("%s", Line("reloaded", generation=self._serving.number))
-                self._done_reloading(vigil.status(self._generations, self._serving))
-            else:
-                self._coming = self._next(config)
-                self._generations.append(self._coming)
-        except OperatorError as error:
-            self._refuse(error.problem, error.remedy)
-        except StoreUnavailable as error:
-            self._refuse(str(error), error.remedy)
-        except Exception:
-            logger.exception("%s", Line("reload_crashed"))
-            self._refuse("a bug", "see the log, and report it")
-
-    def _next(self, config: Config) -> Generation:
-        certificates = preflight(config)
-        if certificates.digest != self._serving.certificates.digest:
-            certificates.require_unexpired()
-        return self._serving.next(config, certificates, self._systemd.passed)
-
-    def _refuse(self, problem: str, remedy: str) -> None:
-        """One line; the old configuration lives on."""
-        logger.error("%s", Line("reload_refused", error=problem, remedy=remedy))
-        self._done_reloading(f"reload refused: {problem}"[: vigil.MAX_STATUS])
-
-    def _renew_certificates(self) -> None:
-        try:
-            if self._serving.certificates.renew():
-                self._serving.send(RENEW)
-                logger.info("%s", Line("certificate_changed"))
-        except ConfigError as error:
-            logger.error("%s", Line("certificate_refused", error=error.problem, remedy=error.remedy))  # noqa: TRY400
 
     # -- workers go --------------------------------------------------------------------------------------------------
 
     def _reap(self) -> None:
-        for one in tuple(self._generations):
+        for one in tuple(self._succession.all):
             for slot in one.living():
                 assert slot.pid is not None
                 pid, wait_status = os.waitpid(slot.pid, os.WNOHANG)
                 if pid:
                     self._on_death(one, slot, os.waitstatus_to_exitcode(wait_status))
             if one.phase is Phase.LEAVING and not any(one.living()):
-                one.close()
-                self._generations.remove(one)
+                self._succession.forget(one)
 
     def _on_death(self, one: Generation, slot: Slot, status: int) -> None:
         """`status` is negative for the number of a signal."""
@@ -362,7 +254,7 @@ class Supervisor:
         if one.phase is Phase.LEAVING:
             if status == -signal.SIGTERM and one.kill_at is not None:
                 status = 0  # ours, and it met one whose loop had ended already and has no handler any more
-            if self._is_ending:
+            if self._succession.is_ending:
                 self._status = max(self._status, status if status >= 0 else 128 - status)
             if status:
                 logger.error("%s", line)
@@ -374,14 +266,9 @@ class Supervisor:
 
     def _give_up(self, one: Generation) -> None:
         """What keeps a worker from its very first start was told by it, and keeps the next one as well."""
-        self._coming = None
-        if not self._is_up:
+        if not self._succession.give_up(one):
             self._status = FAILED
-            self._end()
-            return
-        one.end(MARGIN_S)
-        self._close_unused(one.opened)
-        self._refuse("the new configuration's workers do not start", "see what they logged")
+            self._succession.end()
 
     def _close_pulse(self, slot: Slot) -> None:
         assert slot.pulse is not None
@@ -390,5 +277,5 @@ class Supervisor:
         slot.pulse = None
 
 
-def _log_as(config: Config) -> None:
-    configure(config.log.level, config.log.format, is_journal="JOURNAL_STREAM" in os.environ)
+def _log_as(config: Config, *, has_thread: bool = False) -> Outlet:
+    return configure(config.log.level, config.log.format, journal=journalling(), has_thread=has_thread)

@@ -18,12 +18,16 @@ from pathlib import Path
 
 from tests.gate import Gate, GateError
 from tests.lab import Lab, LabError
+from tests.practice import Practice
 from tests.web.kit import WebGate
 
 ANN = "ann@example.test"
 BOB = "bob@example.test"
 TIMEOUT_S = 30.0
 WELCOME = f"From: {BOB}\r\nSubject: Lunch?\r\nMessage-ID: <lunch@example.test>\r\n\r\nTwelve, at the harbour.\r\n"
+
+
+REAL = "Dovecot, Postfix and an OpenID provider"
 
 
 class StoryError(Exception):
@@ -47,10 +51,11 @@ def told(claim: bool, text: str) -> None:
 def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m tests.demo", description=__doc__)
     parser.add_argument("--once", action="store_true", help="end after the story in place of waiting for Ctrl-C")
-    once = parser.parse_args().once
+    parser.add_argument("--practice", action="store_true", help="in front of servers from PyPI, in place of Debian's")
+    said = parser.parse_args()
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
-        tell(once=once)
+        tell(once=said.once, is_practice=said.practice)
     except (StoryError, GateError, LabError) as error:
         print(f"demo: {error}", file=sys.stderr)
         return 1
@@ -59,9 +64,11 @@ def main() -> int:
     return 0
 
 
-def tell(*, once: bool) -> None:
-    say("1. A mail server that takes nothing but OAuth2 tokens: Dovecot, Postfix and an OpenID provider, on loopback.")
-    with Lab.start((ANN, BOB)) as lab, tempfile.TemporaryDirectory(prefix="gatepost-demo-") as directory:
+def tell(*, once: bool, is_practice: bool) -> None:
+    upstream = Practice if is_practice else Lab
+    parts = Practice.parts if is_practice else REAL
+    say(f"1. A mail server that takes nothing but OAuth2 tokens: {parts}, on loopback.")
+    with upstream.start((ANN, BOB)) as lab, tempfile.TemporaryDirectory(prefix="gatepost-demo-") as directory:
         trust = ssl.create_default_context(cafile=lab.ca_file)
         show(f"IMAP {lab.imaps}, submission {lab.submissions}, provider {lab.idp.issuer}")
         refused = refusal(lambda: imap_login(lab.imaps.port, trust, lab.password(ANN)))
@@ -88,7 +95,7 @@ def tell(*, once: bool) -> None:
     say("The end. Nothing is left running.")
 
 
-def use(gate: Gate, lab: Lab, trust: ssl.SSLContext, scanner: dict[str, str]) -> None:
+def use(gate: Gate, lab: Lab | Practice, trust: ssl.SSLContext, scanner: dict[str, str]) -> None:
     say("3. An old client reads mail through Gatepost: plain LOGIN, no OAuth2.")
     client = imap_login(gate.imaps.port, trust, scanner["password"])
     show(f"LOGIN {ANN} ***** -> OK")
@@ -143,7 +150,7 @@ def show_page(gate: WebGate) -> None:
     told(title is not None, f"{gate.web} -> {title[1] if title else ''}")
 
 
-def leave_running(gate: WebGate, lab: Lab) -> None:
+def leave_running(gate: WebGate, lab: Lab | Practice) -> None:
     mine = gate.create(ANN, "Yours")
     say("9. Now yours. Open the page in a browser and sign in as Ann:")
     show(f"page       {gate.web}")

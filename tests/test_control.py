@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import base64
 import json
 import os
 import shutil
@@ -24,7 +25,8 @@ from proxy.config import Config
 from proxy.config.reader import load
 from proxy.control import Control, may_ask, opened
 from proxy.errors import OperatorError
-from proxy.vault.sealing import load_master
+from proxy.vault.sealed import locked_of, unlocked
+from proxy.vault.sealing import SealBroken, load_master
 from tests.store.conftest import NOW
 
 CREDENTIAL = "master"
@@ -62,7 +64,7 @@ async def answering(config: Config) -> AsyncIterator[Path]:
         assert sock is not None
         task = asyncio.create_task(Control(sock, config).run())
         try:
-            yield service.control_path()
+            yield service.socket_path()
         finally:
             task.cancel()
             await asyncio.wait([task])
@@ -96,7 +98,7 @@ def test_root_the_service_s_user_and_its_group_may_ask(uid: int, groups: tuple[i
 
 
 async def test_the_socket_is_for_user_and_group_alone_and_goes_with_the_service(config: Config) -> None:
-    path = service.control_path()
+    path = service.socket_path()
     with socket.socket(socket.AF_UNIX) as crashed:
         crashed.bind(str(path))  # what a service that was killed leaves
     async with answering(config):
@@ -132,9 +134,9 @@ async def test_a_peer_without_a_right_is_closed_without_a_word(
 def test_every_group_of_a_peer_counts(tmp_path: Path) -> None:
     """In a process of its own, which joins a group and connects."""
     script = (
-        "import os, socket; from proxy.control import _peer\n"
+        "import os, socket; from proxy.control import peer_of\n"
         "os.setgroups([54320, 54322]); os.setgid(54321); os.setuid(54321)\n"
-        "a, b = socket.socketpair(); print(_peer(a))"
+        "a, b = socket.socketpair(); print(peer_of(a))"
     )
     done = subprocess.run(
         [sys.executable, "-c", script], check=True, capture_output=True, text=True, cwd=Path(__file__).parent.parent
@@ -217,6 +219,47 @@ def test_a_rotation_that_was_killed_is_finished_by_the_next(config: Config) -> N
         done = rotate_held(desk)
         assert done.dropped == (before,)
         assert [key.key_id for key in desk.store.masters()] == [done.master]
+
+
+SUE = "sue@example.com"
+
+
+async def command(config: Config, *words: str, stdin: str) -> subprocess.CompletedProcess[str]:
+    """A gatepost command as the administrator has it: without the service's credentials."""
+    environment = {name: value for name, value in os.environ.items() if name != "CREDENTIALS_DIRECTORY"}
+    return await asyncio.to_thread(
+        subprocess.run,
+        [sys.executable, "-m", "proxy", *words, "--config", str(config.path)],
+        check=False, input=stdin, capture_output=True, text=True, timeout=60, env=environment,
+    )  # fmt: skip
+
+
+async def test_an_app_password_unlocks_a_sealed_account_with_the_service_s_master_key(config: Config) -> None:
+    assert main(["account", "add", SUE, "--upstream", "main", "--sealed", "--config", str(config.path)]) == 0
+    create = ("create", SUE, "--json", "--name")
+    first = await command(config, *create, "phone", "--sign-in", stdin="the mailbox's password\n")
+    assert first.returncode == 0, first.stderr
+    phone = json.loads(first.stdout)["password"]
+    alone = await command(config, *create, "laptop", "--unlock-stdin", stdin=phone)
+    assert "no service listens" in alone.stderr
+    async with answering(config) as path:
+        second = await command(config, *create, "laptop", "--unlock-stdin", stdin=phone)
+        assert second.returncode == 0, second.stderr
+        laptop = json.loads(second.stdout)["password"]
+        assert (await command(config, *create, "tablet", "--unlock-stdin", stdin=laptop)).returncode == 0
+        wrong = await command(config, *create, "other", "--unlock-stdin", stdin=laptop[:-1] + "0")
+        assert wrong.returncode == 1
+        for secret in (None, -1, "x", 10_000):
+            answer = json.loads(await ask(path, request(config, "unwrap", secret=secret)))
+            assert answer["problem"] == "there is no such app key"
+        answer = json.loads(await ask(path, request(config, "unwrap", secret=1)))
+    # Its own lock is still on: without the app password it opens for nobody.
+    with opened_desk(config, "test") as desk:
+        key = desk.store.app_key(1)
+    assert key is not None
+    locked = locked_of(key, base64.b64decode(answer["locked"]))
+    with pytest.raises(SealBroken):
+        unlocked(locked, bytes(32))
 
 
 def test_a_master_key_is_not_shown_on_a_terminal() -> None:

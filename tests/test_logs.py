@@ -7,7 +7,8 @@ from collections.abc import Iterator
 import pytest
 from hypothesis import given, strategies as st
 
-from proxy.logs import TALKATIVE, Line, configure
+from proxy.logs import TALKATIVE, Line
+from proxy.outlet import configure
 
 logger = logging.getLogger("gatepost.test")
 
@@ -25,12 +26,12 @@ class Stderr:
 
 
 @pytest.fixture
-def stderr(capsys: pytest.CaptureFixture[str]) -> Iterator[Stderr]:
+def stderr(capfd: pytest.CaptureFixture[str]) -> Iterator[Stderr]:
     """What configure() changes is put back."""
     root = logging.getLogger()
     handlers, level = root.handlers[:], root.level
     levels = {name: logging.getLogger(name).level for name in TALKATIVE}
-    yield Stderr(capsys)
+    yield Stderr(capfd)
     root.handlers[:] = handlers
     root.setLevel(level)
     for name, before in levels.items():
@@ -38,7 +39,7 @@ def stderr(capsys: pytest.CaptureFixture[str]) -> Iterator[Stderr]:
 
 
 def test_a_text_line_is_a_time_a_level_and_key_value_pairs(stderr: Stderr) -> None:
-    configure("info", "text", is_journal=False)
+    configure("info", "text")
     logger.info("%s", Line("login", user="ann@x.test", result="ok", ms=41, cause=None, detail="two words", tls=True))
     moment, _, rest = stderr.getvalue().partition(" ")
     assert moment.endswith("Z")
@@ -46,7 +47,7 @@ def test_a_text_line_is_a_time_a_level_and_key_value_pairs(stderr: Stderr) -> No
 
 
 def test_a_json_line_has_the_fields_themselves(stderr: Stderr) -> None:
-    configure("info", "json", is_journal=False)
+    configure("info", "json")
     logger.warning("%s", Line("login", user="ann@x.test", ms=41, tls=True, cause=None))
     entry = json.loads(stderr.getvalue())
     assert entry.pop("time").endswith("Z")
@@ -57,7 +58,7 @@ def test_a_json_line_has_the_fields_themselves(stderr: Stderr) -> None:
 
 
 def test_a_json_line_without_an_event_is_a_message(stderr: Stderr) -> None:
-    configure("info", "json", is_journal=False)
+    configure("info", "json")
     logger.info("event=%s", "plain")
     assert json.loads(stderr.getvalue())["message"] == "event=plain"
 
@@ -75,7 +76,7 @@ def test_no_value_makes_a_line_or_a_field_of_its_own(value: str) -> None:
 
 @pytest.mark.parametrize("form", ["text", "json"])
 def test_a_traceback_is_logged_whole(stderr: Stderr, form: str) -> None:
-    configure("info", form, is_journal=False)  # type: ignore[arg-type]
+    configure("info", form)  # type: ignore[arg-type]
     try:
         raise ZeroDivisionError("boom")
     except ZeroDivisionError:
@@ -87,7 +88,7 @@ def test_a_traceback_is_logged_whole(stderr: Stderr, form: str) -> None:
 
 
 def test_the_journal_files_every_line_of_a_traceback_under_its_priority(stderr: Stderr) -> None:
-    configure("debug", "text", is_journal=True)
+    configure("debug", "text", journal="stderr")
     try:
         raise ZeroDivisionError("boom")
     except ZeroDivisionError:
@@ -99,7 +100,7 @@ def test_the_journal_files_every_line_of_a_traceback_under_its_priority(stderr: 
 
 
 def test_the_journal_files_json_under_its_priority_too(stderr: Stderr) -> None:
-    configure("info", "json", is_journal=True)
+    configure("info", "json", journal="stderr")
     logging.getLogger("gatepost").error("%s", Line("broken"))
     line = stderr.getvalue()
     assert line.startswith("<3>{")
@@ -108,7 +109,7 @@ def test_the_journal_files_json_under_its_priority_too(stderr: Stderr) -> None:
 
 @pytest.mark.parametrize("name", [*TALKATIVE, "aioimaplib.aioimaplib", "httpcore2.http11", "sqlalchemy.engine.Engine"])
 def test_no_library_s_debug_gets_out_whatever_its_level(stderr: Stderr, name: str) -> None:
-    configure("debug", "text", is_journal=False)
+    configure("debug", "text")
     library = logging.getLogger(name)
     before = library.level
     library.setLevel(logging.DEBUG)
@@ -125,9 +126,9 @@ def test_no_library_s_debug_gets_out_whatever_its_level(stderr: Stderr, name: st
 
 
 def test_our_own_debug_is_heard_at_debug_alone(stderr: Stderr) -> None:
-    configure("info", "text", is_journal=False)
+    configure("info", "text")
     logger.debug("%s", Line("hidden"))
-    configure("debug", "text", is_journal=False)
+    configure("debug", "text")
     logger.debug("%s", Line("heard"))
     assert "hidden" not in stderr.getvalue()
     assert stderr.getvalue().count("heard") == 1  # configured twice, written once
@@ -140,5 +141,5 @@ def test_a_line_that_nobody_reads_is_never_rendered(stderr: Stderr) -> None:
         def __str__(self) -> str:
             raise AssertionError("rendered")
 
-    configure("warning", "text", is_journal=False)
+    configure("warning", "text")
     logger.info("%s", Line("login", user=Untouchable("x")))

@@ -11,7 +11,7 @@ import pytest
 
 from proxy.config import LimitsConfig
 from proxy.listeners import NAMES
-from proxy.workers import MARGIN_S
+from proxy.succession import MARGIN_S
 
 UNITS = Path(__file__).parent.parent / "systemd"
 SERVICE = UNITS / "gatepost.service"

@@ -8,6 +8,7 @@ from __future__ import annotations
 EXAMPLES: dict[str, tuple[str, ...]] = {
     "init": ("gatepost init /etc/gatepost",),
     "serve": ("gatepost serve",),
+    "reload": ("gatepost reload",),
     "check": ("gatepost check", "gatepost check --login ann@example.com --json"),
     "db upgrade": ("gatepost db upgrade",),
     "account add": (

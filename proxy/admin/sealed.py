@@ -19,7 +19,7 @@ from proxy.store.rows import Account, AppKey, CredentialState, Deposit, Purpose,
 if TYPE_CHECKING:
     from proxy.vault.apppassword import AppPassword
     from proxy.vault.hashing import Hasher
-    from proxy.vault.sealed import OpenKey
+    from proxy.vault.sealed import Locked, OpenKey
 
 
 class Way(Enum):
@@ -124,15 +124,9 @@ def _deposits(desk: Desk, account: Account) -> list[Deposit]:
 
 def _unlocked(desk: Desk, account: Account, typed: Secret, hasher: Hasher) -> OpenKey:
     from proxy.vault.apppassword import parse  # noqa: PLC0415 - only here
-    from proxy.vault.sealed import unlocked, unwrapped  # noqa: PLC0415 - cryptography
-    from proxy.vault.sealing import SealBroken, load_master  # noqa: PLC0415 - cryptography
+    from proxy.vault.sealed import unlocked  # noqa: PLC0415 - cryptography
+    from proxy.vault.sealing import SealBroken  # noqa: PLC0415 - cryptography
 
-    try:
-        master = load_master(desk.config.keys.master.read())
-    except ConfigError as error:
-        raise OperatorError(
-            f"--unlock-stdin needs the master key too: {error.problem}", "run it as a user who can, or use --sign-in"
-        ) from None
     password = parse(typed)
     if password is None:
         raise OperatorError("what is on stdin is no app password", "look for a typing error; it has 20 symbols")
@@ -150,7 +144,24 @@ def _unlocked(desk: Desk, account: Account, typed: Secret, hasher: Hasher) -> Op
     if not is_good or not is_active or key is None:
         raise refusal
     try:
-        locked = unwrapped(key, master)
+        locked = _locked(desk, key, row.secret.id)
         return unlocked(locked, hasher.stretched(locked.stretch, password))
     except SealBroken as error:
         raise OperatorError(f"{error}", "use --sign-in") from None
+
+
+def _locked(desk: Desk, key: AppKey, secret_id: int) -> Locked:
+    """The app key without the master's lock, by whoever has the master. Raises OperatorError, SealBroken."""
+    from proxy.admin import service  # noqa: PLC0415 - only here
+    from proxy.vault.sealed import locked_of, unwrapped  # noqa: PLC0415 - cryptography
+    from proxy.vault.sealing import load_master  # noqa: PLC0415 - cryptography
+
+    if service.must_ask(desk.config):
+        return locked_of(key, service.unwrap(desk.config, secret_id, desk.by))
+    try:
+        master = load_master(desk.config.keys.master.read())
+    except ConfigError as error:
+        raise OperatorError(
+            f"--unlock-stdin needs the master key too: {error.problem}", "run it as a user who can, or use --sign-in"
+        ) from None
+    return unwrapped(key, master)

@@ -1,15 +1,20 @@
 """Asks the running service to do what needs the master key's private half, when only the service can read it.
 
 With "credential:" keys systemd shows them to the service alone. Its control socket takes one request per connection:
-a JSON object in one line, and answers with another. No secret crosses it in either direction.
+a JSON object in one line, and answers with another. No secret crosses it in either direction: what "unwrap" gives is
+still locked by its app password.
 
     {"op": "check", "config": "/etc/gatepost/gatepost.toml", "login": null or "ann@example.org", "by": "cli:ann"}
     {"op": "rotate", "config": ..., "by": ...}
+    {"op": "unwrap", "config": ..., "secret": 7, "by": ...}    -> {"ok": true, "locked": base64}
     -> {"ok": true, ...} or {"ok": false, "problem": "...", "remedy": "..."}
+
+A reload is the supervisor's, which has a socket of its own: there the connection itself is the request.
 """
 
 from __future__ import annotations
 
+import base64
 import json
 import os
 import socket
@@ -23,6 +28,7 @@ from proxy.errors import OperatorError
 
 RUN_DIRECTORY = "/run/gatepost"
 SOCKET_NAME = "control"
+RELOAD_NAME = "reload"
 MAX_REQUEST_BYTES = 4096
 MAX_ANSWER_BYTES = 1_048_576  # some hundred bytes for each finding
 ASK_S = 180.0  # every step of the service has its own deadline; this is longer than all
@@ -30,9 +36,9 @@ ASK_S = 180.0  # every step of the service has its own deadline; this is longer 
 Words = Mapping[str, object]
 
 
-def control_path() -> Path:
+def socket_path(name: str = SOCKET_NAME) -> Path:
     """Where the service takes requests: in the RuntimeDirectory that its unit has."""
-    return Path(os.environ.get("RUNTIME_DIRECTORY", RUN_DIRECTORY).partition(":")[0]) / SOCKET_NAME
+    return Path(os.environ.get("RUNTIME_DIRECTORY", RUN_DIRECTORY).partition(":")[0]) / name
 
 
 def must_ask(config: Config) -> bool:
@@ -58,17 +64,35 @@ def rotate(config: Config, by: str) -> Rotated:
     return Rotated(str(answer.get("master_key", "")), None, True, secrets, app_keys, tuple(map(str, dropped)))
 
 
+def unwrap(config: Config, secret_id: int, by: str) -> bytes:
+    """The app key of one secret row without the master's lock; see vault.sealed.locked_of. Raises OperatorError."""
+    locked = _ask({"op": "unwrap", "config": _name(config), "secret": secret_id, "by": by}).get("locked")
+    try:
+        return base64.b64decode(locked if isinstance(locked, str) else "", validate=True)
+    except ValueError:
+        raise _strange() from None
+
+
+def reload() -> str:
+    """Have the service here read its configuration again; returns the file's name when that has taken effect.
+
+    raises  OperatorError: it was refused, with the reason and its remedy, or nobody listens
+    """
+    return str(_ask(None, RELOAD_NAME).get("config", ""))
+
+
 def _name(config: Config) -> str:
     return str(config.path.resolve())
 
 
-def _ask(request: Words) -> Words:
-    path = control_path()
+def _ask(request: Words | None, name: str = SOCKET_NAME) -> Words:
+    path = socket_path(name)
     try:
         with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as sock:
             sock.settimeout(ASK_S)
             sock.connect(str(path))
-            sock.sendall(json.dumps(request).encode() + b"\n")
+            if request is not None:
+                sock.sendall(json.dumps(request).encode() + b"\n")
             sock.shutdown(socket.SHUT_WR)
             answer = _read(sock)
     except PermissionError:
@@ -80,9 +104,8 @@ def _ask(request: Words) -> Words:
     except TimeoutError:
         raise OperatorError("the service does not answer", "look at its log: journalctl -u gatepost") from None
     except OSError:
-        raise OperatorError(
-            f"the master key is a systemd credential, and no service listens at {path}", "systemctl start gatepost"
-        ) from None
+        why = "" if request is None else "the master key is a systemd credential, and "
+        raise OperatorError(f"{why}no service listens at {path}", "systemctl start gatepost") from None
     if answer.get("ok") is not True:
         raise OperatorError(str(answer.get("problem", "the service refused")), str(answer.get("remedy", "see its log")))
     return answer

@@ -92,6 +92,13 @@ def _setup_verbs(verbs: _Verbs) -> None:
     page = serve.add_mutually_exclusive_group()
     page.add_argument("--web-only", action="store_true", help="run the web page alone, which needs no master key")
     page.add_argument("--no-web", action="store_true", help="leave the web page to a unit of its own")
+    _verb(
+        verbs,
+        "reload",
+        "setup",
+        "have the service read its configuration again",
+        details="Asks the systemd service on this machine, and says whether the new configuration took effect.",
+    )
     check = _verb(verbs, "check", "setup", "look at the configuration, the certificate, the store and every upstream")
     check.add_argument("--login", metavar="EMAIL", help="also log in to this mailbox upstream, end to end")
     check.add_argument("--dns", action="store_true", help="also print the SRV records that let mail programs find it")

@@ -1,4 +1,4 @@
-"""`gatepost init`, `serve`, `check`, `db upgrade`: the set-up in words and JSON, and the way to the server."""
+"""`gatepost init`, `serve`, `reload`, `check`, `db upgrade`: the set-up in words and JSON, the way to the server."""
 
 from __future__ import annotations
 
@@ -21,6 +21,7 @@ def run(arguments: argparse.Namespace, config: Path) -> int:
     verbs: dict[str, Callable[[argparse.Namespace, Path], int]] = {
         "init": _init,
         "serve": _serve,
+        "reload": _reload,
         "check": _check,
         "upgrade": _upgrade,
     }
@@ -63,6 +64,14 @@ def _serve(arguments: argparse.Namespace, config: Path) -> int:
     from proxy.workers import serve  # noqa: PLC0415 - the whole server
 
     return serve(load(config), has_page=not arguments.no_web)
+
+
+def _reload(arguments: argparse.Namespace, _: Path) -> int:
+    from proxy.admin import service  # noqa: PLC0415 - only here
+
+    name = service.reload()
+    say(document({"reloaded": name}) if arguments.json else f"Reloaded {plain(name)}.")
+    return 0
 
 
 def _check(arguments: argparse.Namespace, config: Path) -> int:

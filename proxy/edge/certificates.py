@@ -7,15 +7,21 @@ that has expired already, is refused as a whole, and what was read before stays 
 from __future__ import annotations
 
 import hashlib
+import logging
 import ssl
 from collections.abc import Callable, Sequence
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 
 from proxy.config import ListenConfig, Tls, TlsConfig, TlsVersion
 from proxy.edge.tls import server_context
 from proxy.errors import ConfigError
+from proxy.logs import Line
 from proxy.secret import MAX_SECRET_FILE_BYTES
 from proxy.vault.certificate import inspect
+
+logger = logging.getLogger("gatepost.edge")
+
+SOON = timedelta(days=1)  # what renews has failed for weeks by then
 
 _Stamp = tuple[tuple[int, int, int], ...]
 
@@ -76,6 +82,18 @@ class Certificates:
         ends = self._end()
         if ends is not None and ends <= self._now():
             raise ConfigError(f"{self._tls.certificate} has expired on {ends:%Y-%m-%d}", "renew it")
+
+    def tell_of_end(self) -> None:
+        """At the start: one line if the certificate has ended, or will within a day.
+
+        It is served all the same: clients that look refuse it, those that do not would be cut off for nothing.
+        """
+        ends = self._end()
+        if ends is None or ends - self._now() > SOON:
+            return
+        event = "certificate_ends_soon" if ends > self._now() else "certificate_expired"
+        line = Line(event, file=str(self._tls.certificate), ends=f"{ends:%Y-%m-%dT%H:%M:%SZ}", remedy="renew it")
+        logger.log(logging.ERROR if event == "certificate_expired" else logging.WARNING, "%s", line)
 
     def _end(self) -> datetime | None:
         certificate, key = self._tls.certificate, self._tls.key

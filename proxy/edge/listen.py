@@ -19,6 +19,7 @@ from proxy.config import ListenConfig, Tls
 from proxy.edge.forwarded import client_address
 from proxy.edge.front import PRE_LOGIN_S, House, Visit
 from proxy.edge.guests import Front
+from proxy.edge.keepalive import keep_alive
 from proxy.edge.relay import FLUSH_S
 from proxy.edge.transport import Transport
 from proxy.errors import ConfigError, ProtocolError
@@ -35,7 +36,6 @@ NO_ROOM_PAUSE_S = 0.25
 NO_ROOM_LINE_S = 60.0  # one line of the log in so much time, however often there is no room
 # Counted from close(), so the time for what is still to be sent is in it. Every close has its own deadline besides.
 TLS_SHUTDOWN_S = FLUSH_S
-KEEPALIVE_IDLE_S = 300  # below the usual NAT timeouts, so that dead peers of idle sessions are noticed
 
 _OUT_OF_ROOM = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM})
 
@@ -166,7 +166,7 @@ class Acceptor:
 
         transport: Transport | None = None
         try:
-            _keep_alive(sock)
+            keep_alive(sock)
             front = self._front(visit)
             self._house.guests.greet(visit.id, front)
             transport = Transport(sock, cast("asyncio.BaseProtocol", front), close_s=TLS_SHUTDOWN_S)
@@ -207,9 +207,3 @@ class Acceptor:
             sock.close()
             guests.leave(visit_id)
             raise
-
-
-def _keep_alive(sock: socket.socket) -> None:
-    sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
-    if hasattr(socket, "TCP_KEEPIDLE"):
-        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPIDLE, KEEPALIVE_IDLE_S)

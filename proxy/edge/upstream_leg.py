@@ -14,6 +14,7 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any, cast
 
+from proxy.edge.keepalive import keep_alive
 from proxy.edge.transport import Transport
 from proxy.errors import UpstreamError, UpstreamFault
 
@@ -73,6 +74,7 @@ class Leg(asyncio.Protocol):
         sock = socket.socket(family, socket.SOCK_STREAM)
         try:
             sock.setblocking(False)
+            keep_alive(sock)
             await asyncio.get_running_loop().sock_connect(sock, address)
         except BaseException:
             sock.close()

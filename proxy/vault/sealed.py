@@ -79,7 +79,11 @@ def recipient_of(key: AppKey) -> Recipient:
 
 def unwrapped(key: AppKey, master: MasterPrivate) -> Locked:
     """Take the outer lock off. Raises NotForUs without the right master, SealBroken if it was altered."""
-    inner = _outer_opened(key, master)
+    return locked_of(key, _outer_opened(key, master))
+
+
+def locked_of(key: AppKey, inner: bytes) -> Locked:
+    """What `unwrapped` found, from its bytes: they open nothing without the app password. Raises SealBroken."""
     if len(inner) < _HEAD.size + NONCE_BYTES:
         raise _altered(key)
     version, memory_kib, time, lanes, salt = _HEAD.unpack_from(inner)

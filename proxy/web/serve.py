@@ -16,15 +16,17 @@ import uvicorn
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from proxy.admin.desk import node_of
-from proxy.config import Config, TlsConfig, WebConfig
-from proxy.edge.tls import client_context, server_context, slim_buffers
+from proxy.config import Config, WebConfig
+from proxy.edge.tls import client_context, slim_buffers
 from proxy.errors import ConfigError, OperatorError, StoreUnavailable
-from proxy.logs import Line, configure
+from proxy.logs import Line
 from proxy.oauth.client import TokenClient
+from proxy.outlet import configure, journalling
 from proxy.page import SUPERVISED
 from proxy.store.pool import StorePool
 from proxy.store.store import Store
 from proxy.web.app import application
+from proxy.web.certificate import LiveCertificate
 from proxy.web.cookies import Cookies
 from proxy.web.house import House
 from proxy.web.rates import Rates
@@ -43,7 +45,7 @@ SWEEP_S = 600.0
 
 def run(config: Config) -> int:
     """Serve the page until SIGTERM or SIGINT. Raises OperatorError or StoreUnavailable before it is ready."""
-    configure(config.log.level, config.log.format, is_journal="JOURNAL_STREAM" in os.environ)
+    configure(config.log.level, config.log.format, journal=journalling(), has_thread=True)
     web = config.web
     if web is None:
         raise ConfigError(f"{config.path} has no [web]", "add it: config/gatepost.example.toml shows every key")
@@ -77,21 +79,25 @@ async def _run(config: Config, web: WebConfig, store: Store, sock: socket.socket
     pool = StorePool(store)
     client = TokenClient(client_context)
     house = build(config, web, pool, client)
-    server = _Server(_uvicorn(config, web, house))
+    live = None if web.certificate is None else LiveCertificate(web, config.tls)
+    server = _Server(_uvicorn(house, live))
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, server.stop)
     if os.environ.get(SUPERVISED):
         # Nothing is ever said there: to read is to be told of the supervisor's end.
         loop.add_reader(0, server.stop)
-    sweeping = asyncio.create_task(_sweep(pool))
+    tasks = [asyncio.create_task(_sweep(pool))]
+    if live is not None:
+        tasks.append(asyncio.create_task(live.watch()))
     logger.info("%s", Line("web_listening", on=f"{web.host}:{sock.getsockname()[1]}", tls=web.certificate is not None))
     logger.info("%s", Line("web_ready", url=web.public_url))
     try:
         await server.serve(sockets=[sock])
     finally:
-        sweeping.cancel()
-        await asyncio.wait([sweeping])
+        for task in tasks:
+            task.cancel()
+        await asyncio.wait(tasks)
         await client.close()
         pool.close()
     logger.info("%s", Line("web_stopped"))
@@ -112,12 +118,10 @@ def build(config: Config, web: WebConfig, pool: StorePool, client: TokenClient) 
     )
 
 
-def _uvicorn(config: Config, web: WebConfig, house: House) -> uvicorn.Config:
+def _uvicorn(house: House, live: LiveCertificate | None) -> uvicorn.Config:
     def context(*_: object):  # type: ignore[no-untyped-def]  # noqa: ANN202 - an SSLContext, as uvicorn's factory wants
-        return server_context(TlsConfig(web.certificate, web.key, config.tls.minimum))
+        return None if live is None else live.context
 
-    if web.certificate is not None:
-        context()  # a ConfigError now, not a traceback from uvicorn
     return uvicorn.Config(
         application(house),
         http=_Patient,
@@ -127,7 +131,7 @@ def _uvicorn(config: Config, web: WebConfig, house: House) -> uvicorn.Config:
         access_log=False,
         proxy_headers=False,  # guard reads them, from whom it trusts
         server_header=False,
-        ssl_context_factory=context if web.certificate is not None else None,
+        ssl_context_factory=None if live is None else context,
         h11_max_incomplete_event_size=MAX_HEAD,
         limit_concurrency=MAX_CONNECTIONS,
         timeout_keep_alive=KEEP_ALIVE_S,

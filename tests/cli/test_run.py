@@ -16,6 +16,7 @@ from proxy.cli.run import config_path, main
 VERBS = (
     ("init",),
     ("serve",),
+    ("reload",),
     ("check",),
     ("db", "upgrade"),
     ("account", "add"),

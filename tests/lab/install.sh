@@ -10,10 +10,10 @@ set -euo pipefail
 
 SERVERS="dovecot-core dovecot-imapd dovecot-lmtpd dovecot-submissiond postfix"
 # libnet-ssleay-perl: swaks only recommends it, and has no TLS without.
-# haproxy: what clients come by.
+# haproxy: what clients come by. faketime: their clock.
 # prometheus for promtool, fail2ban for fail2ban-regex: neither is started.
 WATCHERS="prometheus fail2ban"
-CLIENTS="curl isync fetchmail msmtp mutt offlineimap3 swaks libnet-ssleay-perl chromium haproxy"
+CLIENTS="curl isync fetchmail msmtp mutt offlineimap3 swaks libnet-ssleay-perl chromium haproxy faketime"
 SYSTEMD="systemd systemd-container mmdebstrap" # tests/systemd boots one; its make target asks for it
 DATABASE="postgresql" # tests/store runs a private cluster of its own; with the clients, as only tests need it
 PAGES="man-db mandoc zsh fish" # the manual is rendered and the completions are tried; without them these tests skip

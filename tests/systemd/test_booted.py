@@ -10,10 +10,12 @@ import re
 import threading
 
 from tests.leaks import leaked
+from tests.systemd.box import Box
 from tests.systemd.conftest import SOCKETS, Installed
 from tests.whole.kit import UPSTREAM_PASSWORD, USER
 
 CROWD = 100
+STUCK_LOGINS = 30
 
 
 def test_it_starts_through_the_socket_units_and_serves_when_it_says_so(installed: Installed) -> None:
@@ -68,6 +70,42 @@ def test_a_session_has_one_id_from_login_to_end(installed: Installed) -> None:
     logins = [line for line in box.journal().splitlines() if "event=login" in line and "result=ok" in line]
     (session,) = re.findall(r" id=(\w+)", logins[-1])
     box.until("its end is logged", lambda: re.search(rf"event=session_end .* id={session}\b", box.journal()))
+
+
+def test_each_value_of_a_line_is_a_field_of_the_journal(installed: Installed) -> None:
+    box = installed.box
+    installed.idle().close()
+    box.until("its end is logged", lambda: ended(box, ""))
+    words = ("GATEPOST_EVENT=login", "GATEPOST_RESULT=ok", f"GATEPOST_USER={USER}")
+    login = json.loads(box.journal("--output=json", *words).splitlines()[-1])
+    assert (login["_TRANSPORT"], login["PRIORITY"], login["SYSLOG_IDENTIFIER"]) == ("journal", "6", "gatepost")
+    assert login["_SYSTEMD_UNIT"] == "gatepost.service"
+    assert int(login["_PID"]) in installed.workers()
+    session = login["GATEPOST_SESSION"]
+    box.until("its end is logged", lambda: ended(box, session))
+    found = box.run("journalctl", f"GATEPOST_SESSION={session}", "--output=cat", "--no-pager").splitlines()
+    assert len(found) >= 2
+    assert all(f"id={session}" in line for line in found)
+
+
+def ended(box: Box, session: str) -> bool:
+    return re.search(rf"event=session_end .* id={session}", box.journal()) is not None
+
+
+def test_a_journal_that_is_stuck_holds_nobody_up(installed: Installed) -> None:
+    box = installed.box
+    (journald,) = box.show("MainPID", unit="systemd-journald.service")
+    box.signal("STOP", journald)
+    try:
+        for _ in range(STUCK_LOGINS):
+            installed.idle().close()
+    finally:
+        box.signal("CONT", journald)
+    logins = ("GATEPOST_EVENT=login", "GATEPOST_RESULT=ok")
+    before = len(box.journal(*logins).splitlines())
+    installed.idle().close()
+    box.until("what waited is there", lambda: len(box.journal(*logins).splitlines()) > before)
+    assert before >= STUCK_LOGINS
 
 
 def test_check_with_a_login_goes_through_the_service_for_those_who_may(installed: Installed) -> None:
@@ -125,7 +163,7 @@ def test_reload_takes_everything_over_and_a_live_session_does_not_notice(install
     installed.listeners += (("imap", "127.0.0.1:10993", "implicit"),)
     installed.write_config(more='[upstream.other]\nimap = "imaps://localhost:1"\nauth = "password"\n')
     box.run("systemctl", "reload", "gatepost")
-    box.until("it is reloaded", lambda: "event=reloaded generation=2" in box.journal())
+    assert "event=reloaded generation=2" in box.journal()
     box.until("the new certificate is served", lambda: installed.served_serial() == serial)
     added = installed.house.connect(installed.house.imaps._replace(port=10993))
     assert added.line().startswith(b"* OK")
@@ -142,8 +180,11 @@ def test_a_bad_configuration_is_refused_in_one_line_and_the_old_one_lives_on(ins
     idle, lines = installed.idle(), box.journal().count("event=reload_refused")
     good = (installed.etc / "gatepost.toml").read_text()
     (installed.etc / "gatepost.toml").write_text(good + "[nonsense]\n")
-    box.run("systemctl", "reload", "gatepost")
-    box.until("it is refused", lambda: box.journal().count("event=reload_refused") == lines + 1)
+    said = box.run("systemctl", "reload", "gatepost", code=1)
+    assert "Job for gatepost.service failed" in said
+    assert box.journal().count("event=reload_refused") == lines + 1
+    assert re.search(r"^gatepost: .*nonsense", box.journal(), re.MULTILINE)  # what ExecReload= said
+    assert box.show("ActiveState", "Result") == ["active", "success"]
     (installed.etc / "gatepost.toml").write_text(good)
     assert installed.still_idles(idle)
     idle.close()

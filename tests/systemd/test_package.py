@@ -96,6 +96,8 @@ def test_it_installs_serves_upgrades_and_goes(bare: Box) -> None:
     assert box.run("stat", "-c", "%U:%G %a", "/etc/gatepost/tls") == "root:gatepost 750\n"
     assert box.show("UnitFileState", "ActiveState") == ["disabled", "inactive"]
     assert box.run("dpkg", "--verify", "gatepost") == ""
+    assert "ExecStart=/usr/bin/gatepost serve --web-only" in box.run("systemctl", "cat", "gatepost-web.service")
+    assert "ExecReload=/usr/bin/gatepost reload" in box.run("systemctl", "cat", "gatepost.service")
 
     (box.root / "etc/gatepost/gatepost.toml").write_text(CONFIG)
     box.shell(
