@@ -34,7 +34,8 @@ def elsewhere(tmp_path: Path) -> str:
 def test_the_story_is_told_where_there_is_no_apt(elsewhere: str) -> None:
     done = subprocess.run(
         ["make", "--old-file", f"{os.environ.get('VENV', '.venv')}/.installed", "demo", "ONCE=1"],
-        check=False, cwd=ROOT, env={**os.environ, "PATH": elsewhere}, capture_output=True, text=True, timeout=STORY_S,
+        check=False, cwd=ROOT, env={**os.environ, "PATH": elsewhere, "MAKELEVEL": "", "MAKEFLAGS": ""},
+        capture_output=True, text=True, timeout=STORY_S,
     )  # fmt: skip
     assert done.returncode == 0, done.stdout + done.stderr
     assert "This machine has no apt-get" in done.stderr

@@ -37,6 +37,7 @@ ELSEWHERE = {
     "monitoring.md": "tests/monitoring runs promtool and fail2ban-regex on these files; the rest is the machine's own",
     "backup.md": "tests/cli/test_backup.py: into a new database, which this set-up has not",
     "scale.md": "needs PostgreSQL: tests/whole/test_nodes.py has two nodes on one",
+    "security-tests.md": "fuzzing and benchmarks of an hour; tests/fuzz runs its targets for seconds",
     "sealed.md": "tests/cli/test_sealed.py and tests/whole/test_sealed.py: each line needs what the one before printed",
     "tokens.md": "tests/test_hooks.py runs an alert's command; the others are in troubleshooting.md",
     "web.md": "tests/web/test_journey.py; its commands are in cli.md",

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, strategies as st
 
 from proxy.logs import TALKATIVE, Line
-from proxy.outlet import configure
+from proxy.outlet import Outlet, configure
 
 logger = logging.getLogger("gatepost.test")
 
@@ -31,6 +31,8 @@ def stderr(capfd: pytest.CaptureFixture[str]) -> Iterator[Stderr]:
     root = logging.getLogger()
     handlers, level = root.handlers[:], root.level
     levels = {name: logging.getLogger(name).level for name in TALKATIVE}
+    # One that another test left may have a thread, and would be kept.
+    root.handlers[:] = [one for one in handlers if not isinstance(one, Outlet)]
     yield Stderr(capfd)
     root.handlers[:] = handlers
     root.setLevel(level)

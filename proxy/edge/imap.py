@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import ssl
 from typing import cast
 
 from proxy.config import Tls
@@ -109,7 +108,7 @@ class ImapFront(asyncio.Protocol):
             self._end("closed")
             raise
         except OSError as error:  # TLS, a lost connection and the time-out are all of this family
-            self._end(f"tls_failed {error.reason if isinstance(error, ssl.SSLError) else type(error).__name__}")
+            self._end(f"tls_failed {getattr(error, 'reason', None) or type(error).__name__}")
             return
         self._do(self._gate.secured())
 

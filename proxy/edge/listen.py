@@ -11,7 +11,6 @@ import errno
 import logging
 import secrets
 import socket
-import ssl
 from collections.abc import Callable
 from typing import cast
 
@@ -176,7 +175,7 @@ class Acceptor:
             transport.begin()
         except OSError as error:  # TLS, a lost connection and the time-out are all of this family
             sock.close()
-            reason = error.reason if isinstance(error, ssl.SSLError) else type(error).__name__
+            reason = getattr(error, "reason", None) or type(error).__name__  # OpenSSL without memory gives none
             line = Line("tls_failed", service=self._listener.protocol, peer=visit.peer, reason=reason, id=visit.id)
             logger.info("%s", line)
             visit.ended("tls_failed")

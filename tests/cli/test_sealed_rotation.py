@@ -74,6 +74,10 @@ def test_former_text_whose_time_is_over_unlocks_nothing_even_while_its_key_is_th
     assert not opens(gatepost, phone["password"])
 
 
+def mistyped(password: str) -> bytes:
+    return (password[:-1] + ("y" if password.endswith("x") else "x")).encode()
+
+
 def test_ways_in_are_asked_for_before_anything_is_drawn(sue, snapshot):
     gatepost, phone = sue
     before = snapshot()
@@ -82,7 +86,7 @@ def test_ways_in_are_asked_for_before_anything_is_drawn(sue, snapshot):
     assert "--sign-in" in line
     assert "--unlock-stdin" in line
     assert "does not open" in gatepost.refused(
-        "rotate", phone["id"], "--unlock-stdin", stdin=(phone["password"][:-1] + "x").encode()
+        "rotate", phone["id"], "--unlock-stdin", stdin=mistyped(phone["password"])
     ) or "is no app password" in gatepost.ran[-1].err  # fmt: skip
     assert gatepost("rotate", phone["id"], "--device").status == 2
     gatepost.add_ann()

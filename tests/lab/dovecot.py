@@ -26,6 +26,7 @@ default_internal_user = {user}
 default_internal_group = {group}
 default_login_user = {user}
 mail_location = maildir:{mail}/%u
+imap_idle_notify_interval = 29 mins  # else it says "Still here" to tests that take long
 mail_uid = {uid}
 mail_gid = {gid}
 first_valid_uid = 0

@@ -7,6 +7,7 @@ from datetime import UTC, datetime, timedelta, timezone
 import pytest
 
 from proxy.store import Store
+from proxy.store.deposits import HEIR_WAITS
 from proxy.store.rows import NewAccount, TokenState
 from proxy.store.types import UtcDateTime, Words
 
@@ -45,7 +46,9 @@ def test_times_compare_by_time_in_sql(store, ann, clock):
     until = clock.now.astimezone(timezone(timedelta(hours=-8))) + timedelta(microseconds=1)
     assert store.take_lease(ann.id, "w", clock.now, until) == 1
     assert store.take_lease(ann.id, "w", clock.now, until) is None
-    assert store.take_lease(ann.id, "w", until, until + timedelta(seconds=1)) == 2
+    assert store.take_lease(ann.id, "w", until, until + timedelta(seconds=1)) is None  # an heir waits
+    later = until + HEIR_WAITS
+    assert store.take_lease(ann.id, "w", later, later + timedelta(seconds=1)) == 2
 
 
 @pytest.mark.parametrize("words", [(), ("one",), ("SIZE 1000000", "ü"), ("b", "a", "b")])

@@ -157,7 +157,7 @@ async def test_a_head_that_does_not_come_is_not_waited_for_for_ever(
     monkeypatch.setattr(serve, "HEAD_S", 0.05)
     assert config.web is not None
     with serve.bound(config.web) as sock:
-        server = serve._Server(serve._uvicorn(config, config.web, house))
+        server = serve._Server(serve._uvicorn(house, None))
         running = asyncio.create_task(server.serve(sockets=[sock]))
         client = socket.create_connection(sock.getsockname(), timeout=PATIENCE_S)
         with client:

