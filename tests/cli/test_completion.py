@@ -25,7 +25,7 @@ EVERY = list(commands(grammar()))
 @pytest.fixture(params=SHELLS)
 def shell(request: pytest.FixtureRequest) -> str:
     if shutil.which(request.param) is None:
-        pytest.skip(f"{request.param} is not installed")
+        pytest.skip(f"the shell {request.param} is missing: make lab installs it")
     return request.param
 
 
@@ -85,7 +85,7 @@ def offered_by_fish(line: str, directory: Path) -> set[str]:
     return {one.partition("\t")[0] for one in done.stdout.splitlines()}
 
 
-@pytest.mark.skipif(shutil.which("fish") is None, reason="fish is not installed")
+@pytest.mark.skipif(shutil.which("fish") is None, reason="the shell fish is missing: make lab installs it")
 def test_fish_offers_commands_options_and_values(tmp_path) -> None:
     for command in (command for command in EVERY if command.below):
         assert {below.words[-1] for below in command.below} <= offered_by_fish(f"{command.name} ", tmp_path)
@@ -156,7 +156,7 @@ class Terminal:
 @pytest.mark.parametrize("shell", sorted(_START))
 def test_tab_completes_on_a_terminal(shell, tmp_path) -> None:
     if shutil.which(shell) is None:
-        pytest.skip(f"{shell} is not installed")
+        pytest.skip(f"the shell {shell} is missing: make lab installs it")
     (tmp_path / "mine.toml").touch()
     terminal = Terminal(shell, tmp_path)
     try:

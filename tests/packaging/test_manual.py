@@ -17,7 +17,7 @@ MANUAL = sorted((ROOT / "docs" / "man").iterdir())
 
 
 def needs(program: str) -> pytest.MarkDecorator:
-    return pytest.mark.skipif(shutil.which(program) is None, reason=f"{program} is not installed")
+    return pytest.mark.skipif(shutil.which(program) is None, reason=f"{program} is missing: make lab installs it")
 
 
 @pytest.mark.parametrize("name", pages())
