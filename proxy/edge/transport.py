@@ -10,20 +10,16 @@ from __future__ import annotations
 import asyncio
 import socket
 import ssl
-import threading
 from collections import deque
 from enum import Enum, auto
 from typing import Any
 
+from proxy.edge.receiving import Stop, receive, throw_away
 from proxy.edge.watch import Watch
 
-RECORD_BYTES = 16_384  # the most that a TLS record carries (RFC 8446 5.1)
-BURST_BYTES = 8 * RECORD_BYTES  # read at once from a connection; then it is the others' turn
 HIGH_WATER_BYTES = 65_536
 HANDSHAKE_S = 60.0
 CLOSE_S = 30.0
-
-_NOT_NOW = (BlockingIOError, InterruptedError, ssl.SSLWantReadError)
 
 
 class _State(Enum):
@@ -31,16 +27,6 @@ class _State(Enum):
     FLUSHING = auto()  # close() was called, and not all is sent
     SHUTTING = auto()  # our close_notify is sent, or on its way; the peer's is awaited
     LOST = auto()
-
-
-class _Room(threading.local):
-    """Where reads go, one for each thread, so for each loop: it is empty again before anybody else reads."""
-
-    def __init__(self) -> None:
-        self.view = memoryview(bytearray(BURST_BYTES + RECORD_BYTES))
-
-
-_room = _Room()
 
 
 class Transport(asyncio.Transport):
@@ -202,31 +188,22 @@ class Transport(asyncio.Transport):
             self._read()
         elif self._state is not _State.SHUTTING:
             self._watch.stop_read()
-        elif not self._throw_away():
+        elif not throw_away(self._sock):
             self._lose(None)
 
     def _read(self) -> None:
-        view, size = _room.view, 0
-        failure: OSError | None = None
-        try:
-            while size < BURST_BYTES and not self._has_end:
-                got = self._sock.recv_into(view[size:], RECORD_BYTES)
-                size += got
-                self._has_end = not got
-        except _NOT_NOW:
-            pass
-        except ssl.SSLWantWriteError:
+        data, stop = receive(self._sock)
+        self._has_end = stop is Stop.END
+        if stop is Stop.MUST_WRITE:
             self._reads_when_written = True
             self._watch.write()
-        except OSError as error:
-            failure = error
-        if size:
-            self._tell("data_received", bytes(view[:size]))  # a copy costs little; a view could be kept
-        if failure is not None:
-            self._lose(failure)
-        elif self._has_end:
+        if data:
+            self._tell("data_received", data)
+        if isinstance(stop, OSError):
+            self._lose(stop)
+        elif stop is Stop.END:
             self._tell_end()
-        elif size >= BURST_BYTES:
+        elif stop is Stop.FULL:
             self._loop.call_soon(self._on_readable)  # a reset may never be told: see Watch.stop_read()
 
     def _tell_end(self) -> None:
@@ -354,7 +331,7 @@ class Transport(asyncio.Transport):
         """Say close_notify, and wait for the peer's: a socket closed with bytes unread resets what is on its way."""
         self._state = _State.SHUTTING
         if isinstance(self._sock, ssl.SSLSocket):
-            self._throw_away()  # OpenSSL takes data between the two close_notifies for an error
+            throw_away(self._sock)  # OpenSSL takes data between the two close_notifies for an error
             try:
                 self._sock.unwrap()
             except ssl.SSLWantReadError:
@@ -366,18 +343,6 @@ class Transport(asyncio.Transport):
             except OSError:
                 pass  # the peer is gone without a word, as many do
         self._lose(None)
-
-    def _throw_away(self) -> bool:
-        """Read what nobody wants any more; False at the end."""
-        try:
-            return (
-                any(not self._sock.recv_into(_room.view, RECORD_BYTES) for _ in range(BURST_BYTES // RECORD_BYTES))
-                is False
-            )
-        except _NOT_NOW:
-            return True
-        except OSError:
-            return False
 
     def _lose(self, error: Exception | None) -> None:
         if self._state is _State.LOST:

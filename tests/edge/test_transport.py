@@ -11,7 +11,8 @@ from contextlib import asynccontextmanager
 
 import pytest
 
-from proxy.edge.transport import BURST_BYTES, Transport
+from proxy.edge.receiving import BURST_BYTES
+from proxy.edge.transport import Transport
 from tests.edge.relay_kit import End, soon, until
 from tests.edge.scripted import HOST, make_certificates, on_both_loops
 
