@@ -93,7 +93,7 @@ def stacks(raw: str) -> Iterator[tuple[list[str], int]]:
 
 
 def package(frame: str) -> str:
-    """The package that a frame, such as "run (proxy/login.py)", belongs to."""
+    """The package that a frame, such as "run (proxy/login/service.py)", belongs to."""
     match = re.search(r"\((?:.*site-packages/)?(?:.*/python3\.\d+/)?([^/)]+(?:/[^/)]+)?)", frame)
     return match[1] if match else frame
 

@@ -70,7 +70,7 @@ class Sampler:
                 role, generation, number = "supervisor", -1, -1
             elif pid in workers:
                 role, (generation, number) = "worker", workers[pid]
-            elif b"--web-only" in _command_line(pid) or b"proxy.page" in _command_line(pid):
+            elif b"--web-only" in _command_line(pid) or b"proxy.serving.page" in _command_line(pid):
                 role, generation, number = "page", -1, -1
             else:
                 continue  # a worker that is starting

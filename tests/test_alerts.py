@@ -8,9 +8,9 @@ from functools import partial
 
 import pytest
 
-from proxy.alerts import Alerts
 from proxy.errors import Refused, StoreUnavailable, UpstreamError, UpstreamFault
-from proxy.journal import Journal
+from proxy.record.alerts import Alerts
+from proxy.record.journal import Journal
 from proxy.store.rows import Account, AccountState, LastUse, NewAccount, Purpose, TokenState
 from tests.service.house import House, LogBook, until
 from tests.service.token_endpoint import answers, refuses

@@ -9,9 +9,9 @@ from contextlib import ExitStack, asynccontextmanager
 import pytest
 from hypothesis import given, strategies as st
 
-from proxy.bus import MAX_MESSAGE_BYTES, Bus, Wires, hear, lay
+from proxy.login.bus import MAX_MESSAGE_BYTES, Bus, Wires, hear, lay
+from proxy.login.throttle import Throttle
 from proxy.secret import Secret
-from proxy.throttle import Throttle
 from proxy.vault.cache import Fingerprints
 from tests.edge.scripted import on_both_loops
 from tests.service.house import Clock, until

@@ -7,9 +7,9 @@ from dataclasses import replace
 
 import pytest
 
-from proxy.caps import Caps, Place
 from proxy.config import MailboxLimits, Protocol, UpstreamConfig
 from proxy.errors import Refusal, Refused, UpstreamError, UpstreamFault
+from proxy.login.caps import Caps, Place
 from tests.service.house import House, until
 
 pytest_plugins = ("tests.service.plugin",)

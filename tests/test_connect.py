@@ -14,10 +14,10 @@ import httpx2
 import pytest
 from joserfc.jwk import ECKey
 
-from proxy import connect
 from proxy.config import OAuth2Config, UpstreamConfig
 from proxy.config.reader import load
-from proxy.connect import Connected, begin_paste, by_browser, by_device, by_token, finish_paste
+from proxy.connecting import connect
+from proxy.connecting.connect import Connected, begin_paste, by_browser, by_device, by_token, finish_paste
 from proxy.errors import ConsentError, OperatorError
 from proxy.oauth.answers import DeviceCode
 from proxy.secret import Secret, SecretSource

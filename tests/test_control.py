@@ -23,8 +23,8 @@ from proxy.admin.setup import init, upgrade
 from proxy.cli import main
 from proxy.config import Config
 from proxy.config.reader import load
-from proxy.control import Control, may_ask, opened
 from proxy.errors import OperatorError
+from proxy.serving.control import Control, may_ask, opened
 from proxy.vault.sealed import locked_of, unlocked
 from proxy.vault.sealing import SealBroken, load_master
 from tests.store.conftest import NOW
@@ -134,7 +134,7 @@ async def test_a_peer_without_a_right_is_closed_without_a_word(
 def test_every_group_of_a_peer_counts(tmp_path: Path) -> None:
     """In a process of its own, which joins a group and connects."""
     script = (
-        "import os, socket; from proxy.control import peer_of\n"
+        "import os, socket; from proxy.serving.control import peer_of\n"
         "os.setgroups([54320, 54322]); os.setgid(54321); os.setuid(54321)\n"
         "a, b = socket.socketpair(); print(peer_of(a))"
     )

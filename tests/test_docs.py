@@ -19,7 +19,7 @@ from proxy.cli.audit import _record
 from proxy.config.presets import preset, preset_names
 from proxy.config.reader import load
 from proxy.errors import ConfigError
-from proxy.hooks import __doc__ as alert_contract
+from proxy.record.hooks import __doc__ as alert_contract
 from proxy.store.audit_rows import Entry, Event
 from proxy.store.rows import TokenState
 

@@ -10,7 +10,7 @@ import pytest
 
 from proxy.admin.finding import Finding
 from proxy.config.reader import load
-from proxy.doctor import check_login, check_upstreams
+from proxy.doctor.checks import check_login, check_upstreams
 from tests.edge.scripted import make_certificates
 from tests.gate import Gate
 from tests.lab import Lab

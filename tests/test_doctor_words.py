@@ -8,14 +8,14 @@ from io import BytesIO, TextIOWrapper
 
 import pytest
 
-from proxy import doctor_words
 from proxy.admin.setup import init
 from proxy.cli.run import main
 from proxy.config import Endpoint, OAuth2Config, Tls, UpstreamConfig
 from proxy.config.presets import preset_names
 from proxy.config.reader import load
-from proxy.doctor import check_login
-from proxy.doctor_words import Case
+from proxy.doctor import words as doctor_words
+from proxy.doctor.checks import check_login
+from proxy.doctor.words import Case
 from proxy.errors import Refusal, Refused, UpstreamError, UpstreamFault
 from proxy.oauth.remedies import remedy_of
 from proxy.wire.said import fault_in_words

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from proxy.config import AlertsConfig
-from proxy.hooks import Hooks
+from proxy.record.hooks import Hooks
 from tests.service.house import LogBook, until
 
 pytest_plugins = ("tests.service.plugin",)

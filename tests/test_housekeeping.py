@@ -8,7 +8,7 @@ from datetime import UTC, datetime, timedelta
 from sqlalchemy import text
 
 from proxy.config import AuditConfig
-from proxy.housekeeping import AuditLog, Housekeeper
+from proxy.record.housekeeping import AuditLog, Housekeeper
 from proxy.store.audit_rows import Actor, Event, Refusals, Wanted
 from proxy.store.rows import AccountState, Seat
 from tests.service.house import House, LogBook

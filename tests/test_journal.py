@@ -8,7 +8,7 @@ from datetime import UTC, datetime, timedelta
 import pytest
 
 from proxy.errors import StoreUnavailable
-from proxy.journal import Journal
+from proxy.record.journal import Journal
 from proxy.store.rows import LastUse, Use
 
 NOON = datetime(2026, 11, 23, 12, tzinfo=UTC)

@@ -10,8 +10,8 @@ import pytest
 
 from proxy.config import ListenConfig, Protocol, Tls
 from proxy.errors import ConfigError
-from proxy.listeners import open_sockets
 from proxy.notify import Passed
+from proxy.serving.listeners import open_sockets
 
 
 def listener(port: int, host: str = "127.0.0.1", protocol: Protocol = "imap", tls: Tls = Tls.IMPLICIT) -> ListenConfig:

@@ -6,7 +6,7 @@ from datetime import UTC, datetime, timedelta
 import pytest
 
 from proxy.errors import Answer, Refusal
-from proxy.login_rules import Wanted, judge
+from proxy.login.rules import Wanted, judge
 from proxy.store.rows import Account, AccountState, Credential, CredentialState, LoginRow, SecretRow, TokenState
 
 NOON = datetime(2026, 11, 23, 12, tzinfo=UTC)

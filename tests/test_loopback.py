@@ -10,9 +10,9 @@ from urllib.parse import urlsplit
 
 import pytest
 
-from proxy import loopback
+from proxy.connecting import loopback
+from proxy.connecting.loopback import MAX_REQUEST, MAX_VISITORS, Loopback, Page
 from proxy.errors import OperatorError
-from proxy.loopback import MAX_REQUEST, MAX_VISITORS, Loopback, Page
 
 DONE = Page("Connected & well", "You can <close> this page.")
 

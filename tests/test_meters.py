@@ -8,7 +8,7 @@ from itertools import product
 
 import pytest
 
-from proxy.exposition import Exposition
+from proxy.live.exposition import Exposition
 from proxy.meters import (
     ACCEPTING,
     ACCOUNTS,

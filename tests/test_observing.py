@@ -7,8 +7,8 @@ import math
 from datetime import UTC, datetime, timedelta
 
 from proxy.errors import StoreUnavailable
+from proxy.live.observing import Observer, Readiness
 from proxy.meters import ACCEPTING, ACCOUNTS, CERTIFICATE_ENDS, SESSIONS, TOKEN_AGE, WORKER_STARTS, Board, Meters
-from proxy.observing import Observer, Readiness
 from proxy.store.rows import TokenState
 from tests.service.house import House
 

@@ -15,9 +15,9 @@ import pytest
 
 from proxy import journald
 from proxy.journald import MAX_FIELDS, MAX_MESSAGE_BYTES, Journal, entry
+from proxy.live.observing import Observer
 from proxy.logs import JsonFormat, Line, TextFormat
 from proxy.meters import LINES_LOST, Meters
-from proxy.observing import Observer
 from proxy.outlet import Outlet, Stderr, journalling
 
 TEXT = TextFormat(is_journal=False)

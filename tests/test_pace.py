@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from proxy.pace import GRID_S, MAX_POINTS, WINDOW_S, Pace
+from proxy.login.pace import GRID_S, MAX_POINTS, WINDOW_S, Pace
 
 
 class Clock:

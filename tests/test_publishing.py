@@ -7,11 +7,11 @@ from dataclasses import replace
 
 import pytest
 
-from proxy.caps import Caps
 from proxy.config import MailboxLimits
 from proxy.errors import Refusal, Refused, StoreUnavailable
-from proxy.publishing import DOUBT_S, RENEW_S, _row
-from proxy.sessions import End
+from proxy.live.publishing import DOUBT_S, RENEW_S, _row
+from proxy.live.sessions import End
+from proxy.login.caps import Caps
 from proxy.store.rows import Account
 from tests.service.house import House, until
 from tests.test_caps import TWO, opened

@@ -10,7 +10,7 @@ from datetime import UTC, datetime, timedelta
 import pytest
 
 from proxy.errors import Refused, StoreUnavailable
-from proxy.refusals import MAX_KINDS, WINDOW_S, Kind, RefusalLedger
+from proxy.record.refusals import MAX_KINDS, WINDOW_S, Kind, RefusalLedger
 from proxy.store.audit_rows import Event, Refusals, Wanted
 from tests.service.house import House, wrong_password
 

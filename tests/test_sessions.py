@@ -12,7 +12,7 @@ from datetime import UTC, datetime, timedelta
 import pytest
 
 from proxy.errors import StoreUnavailable
-from proxy.sessions import End, Registry, Session
+from proxy.live.sessions import End, Registry, Session
 from proxy.store.rows import AccountState, CredentialState, Standing, TokenState
 from tests.service.house import House, LogBook, until
 

@@ -3,8 +3,8 @@ from __future__ import annotations
 import pytest
 from hypothesis import given, settings, strategies as st
 
-from proxy import throttle as module
-from proxy.throttle import RECENT_S, REGULARS_FACTOR, WIDE_FACTOR, Throttle
+from proxy.login import throttle as module
+from proxy.login.throttle import RECENT_S, REGULARS_FACTOR, WIDE_FACTOR, Throttle
 from tests.service.house import Clock
 
 HOME, AWAY = "192.0.2.1", "203.0.113.9"

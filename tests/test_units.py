@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 
 from proxy.config import LimitsConfig
-from proxy.listeners import NAMES
-from proxy.succession import MARGIN_S
+from proxy.serving.listeners import NAMES
+from proxy.serving.succession import MARGIN_S
 
 UNITS = Path(__file__).parent.parent / "systemd"
 SERVICE = UNITS / "gatepost.service"

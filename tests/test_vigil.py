@@ -8,10 +8,10 @@ from contextlib import ExitStack
 
 import pytest
 
-from proxy.bus import lay
-from proxy.generation import Generation, Phase, Slot
-from proxy.pulse import Beat, last_beat
-from proxy.vigil import FROZEN_S, LAST_WORDS_S, NAP_S, START_S, STATUS_S, Vigil, status
+from proxy.live.pulse import Beat, last_beat
+from proxy.login.bus import lay
+from proxy.serving.generation import Generation, Phase, Slot
+from proxy.serving.vigil import FROZEN_S, LAST_WORDS_S, NAP_S, START_S, STATUS_S, Vigil, status
 
 WATCHDOG_S = 8.0
 

@@ -6,9 +6,9 @@ from contextlib import ExitStack
 
 import pytest
 
-from proxy.bus import lay
-from proxy.generation import PAUSE_S, SOON_S, Slot
-from proxy.serve import Post, hashing_threads
+from proxy.login.bus import lay
+from proxy.serving.build import Post, hashing_threads
+from proxy.serving.generation import PAUSE_S, SOON_S, Slot
 from proxy.store.rows import Seat
 
 

@@ -1,4 +1,4 @@
-"""`gatepost account connect`: the sign-in in words. What is asked and shown here; the network is proxy.connect's."""
+"""`gatepost account connect`: the sign-in in words, asked and shown here; the network is proxy.connecting's."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from proxy.cli.person import who
 from proxy.config.reader import load
 
 if TYPE_CHECKING:
-    from proxy.connect import Connected, DeviceCode  # the whole server: imported when a sign-in begins
+    from proxy.connecting.connect import Connected, DeviceCode  # the whole server: imported when a sign-in begins
 
 Say = Callable[[str], None]
 
@@ -48,7 +48,7 @@ def sign_in(mailbox: Mailbox, tell: Say, *, device: bool = False, paste: bool = 
 
     tell    prints what the person has to do
     """
-    from proxy import connect  # noqa: PLC0415 - the whole server
+    from proxy.connecting import connect  # noqa: PLC0415 - the whole server
 
     _keep_quiet()
     account, upstream = mailbox.account, mailbox.upstream
@@ -63,7 +63,7 @@ def sign_in(mailbox: Mailbox, tell: Say, *, device: bool = False, paste: bool = 
 
 
 def _import(mailbox: Mailbox) -> Connected:
-    from proxy import connect  # noqa: PLC0415 - the whole server
+    from proxy.connecting import connect  # noqa: PLC0415 - the whole server
 
     token = read_secret("refresh token")
     _keep_quiet()

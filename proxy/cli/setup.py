@@ -61,7 +61,7 @@ def _serve(arguments: argparse.Namespace, config: Path) -> int:
         from proxy.web.serve import run  # noqa: PLC0415 - the page alone
 
         return run(load(config))
-    from proxy.workers import serve  # noqa: PLC0415 - the whole server
+    from proxy.serving.supervisor import serve  # noqa: PLC0415 - the whole server
 
     return serve(load(config), has_page=not arguments.no_web)
 
@@ -78,7 +78,7 @@ def _check(arguments: argparse.Namespace, config: Path) -> int:
     import logging  # noqa: PLC0415 - for the probes only
 
     from proxy.admin import service  # noqa: PLC0415 - only here
-    from proxy.doctor import check  # noqa: PLC0415 - the whole server
+    from proxy.doctor.checks import check  # noqa: PLC0415 - the whole server
 
     loaded = load(config)
     if not logging.getLogger().handlers:

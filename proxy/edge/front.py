@@ -14,10 +14,10 @@ from proxy.edge.relay import Relay
 from proxy.edge.transport import Transport
 from proxy.edge.upstream import Connection, dial
 from proxy.errors import Refusal
-from proxy.login import Attempt, LoginService, Passage
+from proxy.live.sessions import Registry, Session
+from proxy.login.service import Attempt, LoginService, Passage
 from proxy.logs import Line
 from proxy.meters import HANDSHAKES_FAILED, Meters
-from proxy.sessions import Registry, Session
 from proxy.wire.sasl import Credentials
 
 logger = logging.getLogger("gatepost.edge")

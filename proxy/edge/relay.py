@@ -13,9 +13,9 @@ from collections.abc import Callable
 from typing import cast
 
 from proxy.edge.transport import Transport
+from proxy.live.sessions import End, Session
 from proxy.logs import Line
 from proxy.meters import BYTES, SESSIONS_ENDED, Meters, Tally
-from proxy.sessions import End, Session
 
 logger = logging.getLogger("gatepost.relay")
 

@@ -28,7 +28,7 @@ from proxy.edge.smtp_verbs import MAX_COMMAND_BYTES, SizeLimits, Verb, Verbs
 from proxy.edge.transport import Transport
 from proxy.edge.upstream import Connection
 from proxy.errors import Answer, Refused
-from proxy.login import Passage
+from proxy.login.service import Passage
 from proxy.logs import Line
 from proxy.wire.sasl import SERVER_MECHANISMS, Credentials
 

@@ -21,7 +21,6 @@ import secrets
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 
-from proxy.alerts import Ear, Nobody
 from proxy.config import UpstreamConfig
 from proxy.errors import (
     Answer,
@@ -38,6 +37,7 @@ from proxy.oauth.app_only import AppTokens, is_app_only
 from proxy.oauth.client import REQUEST_S, Grant, TokenClient
 from proxy.oauth.held import Held, HeldTokens
 from proxy.oauth.rejections import Rejections
+from proxy.record.alerts import Ear, Nobody
 from proxy.secret import Secret
 from proxy.store.pool import StorePool
 from proxy.store.rows import Account, AppKey, Deposit, Purpose, Recipient, RecipientsChanged, TokenState

@@ -5,9 +5,9 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable
 
-from proxy.alerts import Ear
 from proxy.errors import Refusal, Refused
 from proxy.logs import Line
+from proxy.record.alerts import Ear
 
 logger = logging.getLogger("gatepost.oauth")
 

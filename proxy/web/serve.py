@@ -22,7 +22,7 @@ from proxy.errors import ConfigError, OperatorError, StoreUnavailable
 from proxy.logs import Line
 from proxy.oauth.client import TokenClient
 from proxy.outlet import configure, journalling
-from proxy.page import SUPERVISED
+from proxy.serving.page import SUPERVISED
 from proxy.store.pool import StorePool
 from proxy.store.store import Store
 from proxy.web.app import application

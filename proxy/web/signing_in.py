@@ -16,7 +16,7 @@ from proxy.admin import consents, people
 from proxy.admin.claims import Claimed, Turned, TurnedAway, judge
 from proxy.admin.desk import Desk
 from proxy.admin.people import LACKING, Welcome
-from proxy.connect import prove
+from proxy.connecting.connect import prove
 from proxy.errors import ConsentError, GatepostError, OperatorError, StoreError, StoreUnavailable
 from proxy.logs import Line
 from proxy.oauth.consent import Consent

@@ -22,12 +22,12 @@ from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from proxy.bus import lay
 from proxy.cli import main
 from proxy.config import Config, Endpoint, LimitsConfig, ListenConfig, Protocol, Tls, TlsConfig, UpstreamConfig
 from proxy.config.reader import load
 from proxy.edge.listen import bind
-from proxy.serve import Post, Server, running
+from proxy.login.bus import lay
+from proxy.serving.build import Post, Server, running
 from proxy.store.rows import Seat
 from proxy.store.store import Store
 from proxy.vault.sealing import load_master

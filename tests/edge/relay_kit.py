@@ -23,8 +23,8 @@ from proxy.edge.listen import TLS_SHUTDOWN_S
 from proxy.edge.relay import Relay
 from proxy.edge.transport import Transport
 from proxy.edge.upstream_leg import Connection, Leg
-from proxy.login import LoginService, Passage
-from proxy.sessions import Registry, Session
+from proxy.live.sessions import Registry, Session
+from proxy.login.service import LoginService, Passage
 from tests.edge.scripted import HOST, PATIENCE_S, Certificates
 
 T = TypeVar("T")

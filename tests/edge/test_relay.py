@@ -13,7 +13,7 @@ import pytest
 
 from proxy.edge import listen, relay as module
 from proxy.edge.relay import HIGH_WATER_BYTES
-from proxy.sessions import End as Why
+from proxy.live.sessions import End as Why
 from tests.edge.relay_kit import End, soon, staged, until
 from tests.edge.scripted import Certificates, make_certificates, on_both_loops
 

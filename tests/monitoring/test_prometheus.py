@@ -11,8 +11,8 @@ from pathlib import Path
 import pytest
 
 from proxy.errors import ProviderFault, Refusal, UpstreamFault
+from proxy.live.sessions import End
 from proxy.meters import METERS, Kind
-from proxy.sessions import End
 from proxy.store.rows import TokenState
 
 ROOT = Path(__file__).parents[2]

@@ -8,8 +8,8 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 
-from proxy.dialling import REFUSED_REDIAL_S
 from proxy.errors import Answer, Refusal, Refused, UpstreamError, UpstreamFault
+from proxy.login.dialling import REFUSED_REDIAL_S
 from proxy.store.rows import Account, Purpose
 from proxy.store.schema import account as account_table
 from tests.service.house import House, LogBook, opened

@@ -19,24 +19,24 @@ from typing import Any
 
 from sqlalchemy import Connection
 
-from proxy.alerts import Alerts
-from proxy.caps import Caps
 from proxy.config import Endpoint, OAuth2Config, Protocol, Tls, UpstreamConfig
 from proxy.errors import StoreUnavailable, UpstreamError
-from proxy.journal import Journal
-from proxy.login import Attempt, LoginService, Passage
+from proxy.live.publishing import Publisher
+from proxy.live.sessions import Registry
+from proxy.login.caps import Caps
+from proxy.login.service import Attempt, LoginService, Passage
+from proxy.login.throttle import Throttle
 from proxy.logs import JsonFormat, TextFormat
 from proxy.oauth import TokenBroker, TokenClient
 from proxy.oauth.ahead import Ahead
-from proxy.publishing import Publisher
-from proxy.refusals import RefusalLedger
+from proxy.record.alerts import Alerts
+from proxy.record.journal import Journal
+from proxy.record.refusals import RefusalLedger
 from proxy.secret import Secret, SecretSource
-from proxy.sessions import Registry
 from proxy.store.engine import Database
 from proxy.store.pool import StorePool
 from proxy.store.rows import Account, Credential, Deposit, LoginRow, NewAccount, NewCredential, Purpose, Seat
 from proxy.store.store import Store
-from proxy.throttle import Throttle
 from proxy.vault.apppassword import ALPHABET, LENGTH, AppPassword, generate, parse
 from proxy.vault.cache import VerifyCache
 from proxy.vault.hashing import Hasher, HashPool, Stretch

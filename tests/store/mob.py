@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 
 from proxy.errors import StoreError
-from proxy.login_rules import Wanted, judge
+from proxy.login.rules import Wanted, judge
 from proxy.store import Store
 from proxy.store.rows import Account, CredentialState, NewCredential
 

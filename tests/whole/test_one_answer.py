@@ -17,7 +17,7 @@ from pathlib import Path
 
 import pytest
 
-from proxy.pace import GRID_S
+from proxy.login.pace import GRID_S
 from proxy.store.rows import AccountState, CredentialState, NewCredential
 from proxy.store.store import Store
 from proxy.vault.apppassword import generate

@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 import trustme
 
-from proxy.succession import MAX_LEAVING
+from proxy.serving.succession import MAX_LEAVING
 from tests.edge.scripted import Certificates
 from tests.lab import Endpoint
 from tests.whole.kit import House, Line, MailServer, mail_server, write_config

@@ -16,7 +16,7 @@ from dataclasses import replace
 
 import pytest
 
-from proxy.login import LOGIN_S
+from proxy.login.service import LOGIN_S
 from tests.edge.scripted import Certificates
 from tests.whole.kit import USER, House, Line, MailServer, mail_server, write_config
 from tests.whole.test_memory import resident_kib

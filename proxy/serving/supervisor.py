@@ -20,21 +20,21 @@ import socket
 from collections.abc import Callable
 from time import monotonic
 
-from proxy import control, vigil
 from proxy.admin.service import RELOAD_NAME
-from proxy.askers import Askers
 from proxy.config import Config
-from proxy.generation import Generation, Phase, Slot
-from proxy.listeners import open_monitor, open_sockets
+from proxy.live.pulse import READ_BYTES, last_beat
 from proxy.logs import Line
 from proxy.notify import Manager, manager
 from proxy.outlet import Outlet, configure, journalling
-from proxy.page import Page
-from proxy.pulse import READ_BYTES, last_beat
-from proxy.serve import Post, preflight
+from proxy.serving import control, vigil
+from proxy.serving.askers import Askers
+from proxy.serving.build import Post, preflight
+from proxy.serving.generation import Generation, Phase, Slot
+from proxy.serving.listeners import open_monitor, open_sockets
+from proxy.serving.page import Page
+from proxy.serving.succession import Succession
+from proxy.serving.worker import SIGNALS, Strings, work
 from proxy.store.rows import Seat
-from proxy.succession import Succession
-from proxy.worker import SIGNALS, Strings, work
 
 logger = logging.getLogger("gatepost.workers")
 

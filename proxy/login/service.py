@@ -15,23 +15,23 @@ from datetime import UTC, datetime
 from time import monotonic
 from typing import Generic
 
-from proxy.caps import Caps
 from proxy.config import Protocol, UpstreamConfig
-from proxy.dialling import C, Dial, Dialler
 from proxy.errors import Answer, Refusal, Refused, StoreUnavailable
-from proxy.journal import Journal
-from proxy.login_rules import Wanted, judge
+from proxy.live.sessions import Registry, Session
+from proxy.login.caps import Caps
+from proxy.login.dialling import C, Dial, Dialler
+from proxy.login.pace import GRID_S, Pace, next_point
+from proxy.login.rules import Wanted, judge
+from proxy.login.throttle import Throttle
+from proxy.login.unlocking import Unlocker
 from proxy.logs import Line
 from proxy.meters import LOGIN_SECONDS, LOGINS, Meters
 from proxy.oauth import TokenBroker
-from proxy.pace import GRID_S, Pace, next_point
-from proxy.refusals import Kind, RefusalLedger
-from proxy.sessions import Registry, Session
+from proxy.record.journal import Journal
+from proxy.record.refusals import Kind, RefusalLedger
 from proxy.store.pool import StorePool
 from proxy.store.rows import Account, Credential, LastUse, LoginRow, SecretRow
 from proxy.store.store import Store
-from proxy.throttle import Throttle
-from proxy.unlocking import Unlocker
 from proxy.vault.apppassword import AppPassword, parse
 from proxy.vault.cache import Fingerprints, Verified, VerifyCache
 from proxy.vault.hashing import HashPool, Lane, QueueFull, Ticket

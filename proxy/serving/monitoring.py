@@ -5,13 +5,13 @@ from __future__ import annotations
 import contextlib
 import socket
 
-from proxy.bus import Wires
 from proxy.config import Config
 from proxy.edge.certificates import Certificates
 from proxy.edge.front import House
 from proxy.edge.monitor import Monitor
+from proxy.live.observing import Observer, Readiness
+from proxy.login.bus import Wires
 from proxy.meters import Meters
-from proxy.observing import Observer, Readiness
 from proxy.outlet import lost_lines
 from proxy.store.pool import StorePool
 
@@ -57,7 +57,7 @@ class Monitoring:
         """Answer on this socket until `stack` ends; None: nobody asks."""
         if sock is None:
             return
-        from proxy.exposition import Exposition  # noqa: PLC0415 - prometheus_client: 5 MB of a process
+        from proxy.live.exposition import Exposition  # noqa: PLC0415 - prometheus_client: 5 MB of a process
 
         exposition = Exposition(self._board, self._workers)
         self._monitor = Monitor(sock, render=exposition.render, report=self._readiness.report)

@@ -11,8 +11,8 @@ import logging
 from collections.abc import Callable, Iterable
 
 from proxy.errors import StoreUnavailable
+from proxy.live.sessions import Registry, Session
 from proxy.logs import Line
-from proxy.sessions import Registry, Session
 from proxy.store.pool import StorePool
 from proxy.store.rows import LiveSession, Seat
 from proxy.store.store import Store

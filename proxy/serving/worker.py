@@ -17,9 +17,9 @@ from dataclasses import dataclass
 
 from proxy.config import Config
 from proxy.errors import ConfigError
+from proxy.live.pulse import Beat, beat
 from proxy.logs import Line
-from proxy.pulse import Beat, beat
-from proxy.serve import Post, Server, loop_factory, master_of, running
+from proxy.serving.build import Post, Server, loop_factory, master_of, running
 from proxy.store.store import Store
 from proxy.vault.sealing import MasterPrivate
 

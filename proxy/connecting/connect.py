@@ -13,10 +13,10 @@ from dataclasses import dataclass
 from urllib.parse import urlsplit
 
 from proxy.config import PROTOCOLS, Protocol, UpstreamConfig
+from proxy.connecting.loopback import Loopback, Page
 from proxy.edge.tls import client_context
 from proxy.edge.upstream import examine, probe
 from proxy.errors import ConsentError, OperatorError, UpstreamError, UpstreamFault
-from proxy.loopback import Loopback, Page
 from proxy.oauth.answers import DeviceCode
 from proxy.oauth.client import TokenClient
 from proxy.oauth.consent import CodeFlow, Consent, DeviceFlow, imported

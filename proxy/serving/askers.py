@@ -13,8 +13,8 @@ import selectors
 import socket
 from collections.abc import Callable
 
-from proxy.control import may_ask, peer_of
 from proxy.logs import Line
+from proxy.serving.control import may_ask, peer_of
 
 logger = logging.getLogger("gatepost.workers")
 

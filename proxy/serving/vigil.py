@@ -12,8 +12,8 @@ import signal
 from collections.abc import Callable, Iterable
 from time import monotonic
 
-from proxy.generation import Generation, Phase, Slot
 from proxy.logs import Line
+from proxy.serving.generation import Generation, Phase, Slot
 
 logger = logging.getLogger("gatepost.workers")
 

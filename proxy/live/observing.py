@@ -17,6 +17,7 @@ from pathlib import Path
 from time import monotonic
 
 from proxy.errors import StoreUnavailable
+from proxy.live.sessions import Registry
 from proxy.meters import (
     ACCEPTING,
     ACCOUNTS,
@@ -33,7 +34,6 @@ from proxy.meters import (
     Board,
     Meters,
 )
-from proxy.sessions import Registry
 from proxy.store.pool import StorePool
 from proxy.store.rows import TokenState
 from proxy.store.store import Store

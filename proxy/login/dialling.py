@@ -11,10 +11,10 @@ from collections.abc import Awaitable, Callable, Coroutine
 from datetime import UTC, datetime
 from typing import NoReturn, Protocol as Interface, TypeVar
 
-from proxy.caps import Caps, Place
 from proxy.config import Protocol, UpstreamConfig
 from proxy.errors import Refusal, Refused, UpstreamError, UpstreamFault
-from proxy.login_rules import OF_UPSTREAM
+from proxy.login.caps import Caps, Place
+from proxy.login.rules import OF_UPSTREAM
 from proxy.meters import DIALS, UPSTREAM_ERRORS, Meters
 from proxy.oauth import TokenBroker
 from proxy.oauth.app_only import is_app_only

@@ -8,11 +8,11 @@ from contextlib import asynccontextmanager
 from datetime import UTC, datetime
 from time import monotonic
 
-from proxy import doctor_words
 from proxy.admin import Finding, examine as local
 from proxy.admin.desk import node_of
 from proxy.config import PROTOCOLS, Config, Protocol, UpstreamConfig
-from proxy.doctor_words import Case
+from proxy.doctor import words as doctor_words
+from proxy.doctor.words import Case
 from proxy.edge.tls import client_context
 from proxy.edge.upstream import examine, probe
 from proxy.errors import OperatorError, Refusal, Refused, StoreUnavailable, UpstreamError

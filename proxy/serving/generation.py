@@ -16,16 +16,16 @@ from dataclasses import dataclass, field
 from enum import Enum
 from time import monotonic
 
-from proxy.bus import Wires, lay
 from proxy.config import Config
 from proxy.edge.certificates import Certificates
 from proxy.errors import ConfigError
-from proxy.listeners import open_monitor, open_sockets
+from proxy.live.pulse import Beat
+from proxy.login.bus import Wires, lay
 from proxy.logs import Line
 from proxy.meters import Board
 from proxy.notify import Passed
-from proxy.pulse import Beat
-from proxy.serve import usable_cores
+from proxy.serving.build import usable_cores
+from proxy.serving.listeners import open_monitor, open_sockets
 
 logger = logging.getLogger("gatepost.workers")
 

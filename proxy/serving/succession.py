@@ -13,15 +13,15 @@ import socket
 from collections.abc import Callable, Sequence
 from time import monotonic
 
-from proxy import vigil
-from proxy.askers import Askers
 from proxy.config.reader import load
 from proxy.errors import ConfigError, OperatorError, StoreUnavailable
-from proxy.generation import Generation, Phase
 from proxy.logs import Line
 from proxy.notify import Manager
-from proxy.serve import preflight
-from proxy.worker import LEAVE, RENEW
+from proxy.serving import vigil
+from proxy.serving.askers import Askers
+from proxy.serving.build import preflight
+from proxy.serving.generation import Generation, Phase
+from proxy.serving.worker import LEAVE, RENEW
 
 logger = logging.getLogger("gatepost.workers")
 

@@ -19,12 +19,7 @@ from datetime import UTC, datetime
 from functools import partial
 from time import monotonic
 
-from proxy.alerts import Alerts
-from proxy.bus import Bus, Wires
-from proxy.caps import Caps
-from proxy.census import Census
 from proxy.config import Config, ListenConfig
-from proxy.control import Control
 from proxy.edge import listen
 from proxy.edge.certificates import Certificates
 from proxy.edge.extensions import Extensions
@@ -34,24 +29,29 @@ from proxy.edge.imap import ImapFront
 from proxy.edge.smtp import SmtpFront
 from proxy.edge.tls import client_context
 from proxy.errors import Answer, ConfigError
-from proxy.hooks import Hooks
-from proxy.housekeeping import AuditLog, Housekeeper
-from proxy.journal import Journal
-from proxy.login import LoginService
+from proxy.live.census import Census
+from proxy.live.publishing import Publisher
+from proxy.live.sessions import Registry
+from proxy.login.bus import Bus, Wires
+from proxy.login.caps import Caps
+from proxy.login.service import LoginService
+from proxy.login.throttle import Throttle
 from proxy.logs import Line
 from proxy.meters import Meters
-from proxy.monitoring import Monitoring
 from proxy.oauth import TokenBroker, TokenClient
 from proxy.oauth.ahead import Ahead
-from proxy.publishing import Publisher
-from proxy.refusals import RefusalLedger
-from proxy.sessions import Registry
+from proxy.record.alerts import Alerts
+from proxy.record.hooks import Hooks
+from proxy.record.housekeeping import AuditLog, Housekeeper
+from proxy.record.journal import Journal
+from proxy.record.refusals import RefusalLedger
+from proxy.serving.control import Control
+from proxy.serving.monitoring import Monitoring
 from proxy.store.audit_rows import SYSTEM, Actor
 from proxy.store.hints import hints
 from proxy.store.pool import StorePool
 from proxy.store.rows import Seat
 from proxy.store.store import Store
-from proxy.throttle import Throttle
 from proxy.vault.cache import Fingerprints, VerifyCache
 from proxy.vault.hashing import Hasher, HashPool
 from proxy.vault.sealing import MasterPrivate, load_master

@@ -27,7 +27,7 @@ from proxy.admin.finding import Finding
 from proxy.admin.service import MAX_REQUEST_BYTES, SOCKET_NAME, Words, socket_path
 from proxy.config import Config
 from proxy.config.reader import load
-from proxy.doctor import check
+from proxy.doctor.checks import check
 from proxy.errors import ConfigError, OperatorError, StoreUnavailable
 from proxy.logs import Line
 from proxy.vault.sealed import unwrapped

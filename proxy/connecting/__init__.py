@@ -1,0 +1,1 @@
+"""A sign-in at a provider, from the command line."""

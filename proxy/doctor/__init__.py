@@ -1,0 +1,1 @@
+"""`gatepost check`: what is wrong, and what to do about it."""

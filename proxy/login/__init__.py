@@ -1,0 +1,1 @@
+"""From credentials to a passage: the one path, who may try how often, who is dialled."""

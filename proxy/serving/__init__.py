@@ -1,0 +1,1 @@
+"""`gatepost serve`: a supervisor, its generations of workers, and what they are made of."""
