@@ -101,23 +101,30 @@ def idle(target: Target, form: Form) -> Figures:
         return {}
     count = max(30, int(form.idle * target.pace)) if target.pace == 1 else 50
     at_once = 16 if target.pace == 1 else 4
+    none_s = idling_s(target)
     alone = burst(target, kind="logins", at_once=at_once, each=BESIDE // at_once if target.pace == 1 else 1)
     before = pss_kb(target.pid)
     with generator(target, kind="idle", at_once=count, message=MEDIUM) as sessions:
         time.sleep(1)
         held = pss_kb(target.pid) - before
-        start_s = target.cpu_s()
-        time.sleep(IDLE_WATCH_S)
-        idle_s = target.cpu_s() - start_s
+        idle_s = idling_s(target)
         beside = burst(target, kind="logins", at_once=at_once, each=BESIDE // at_once if target.pace == 1 else 1)
         alive = sessions.work().items
     return {
         "idle_sessions": alive,
         "idle_kb": held / count,
+        "none_cpu_ms_s": 1000 * none_s / IDLE_WATCH_S,
         "idle_cpu_ms_s": 1000 * idle_s / IDLE_WATCH_S,
         "login_alone_cpu_ms": alone.cpu_ms,
         "login_beside_cpu_ms": beside.cpu_ms,
     }
+
+
+def idling_s(target: Target) -> float:
+    """CPU seconds that it uses in IDLE_WATCH_S while nobody asks for anything."""
+    before_s = target.cpu_s()
+    time.sleep(IDLE_WATCH_S)
+    return target.cpu_s() - before_s
 
 
 def _failures(did: Burst, what: str) -> Figures:

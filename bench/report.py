@@ -40,6 +40,7 @@ METRICS = {
     "bulk_mb_s": Metric("the same: MB/s", 0),
     "idle_kb": Metric("idle session that moved 1 MB: KB (PSS)", 0, "<= 60 (40)"),
     "idle_sessions": Metric("idle sessions, all alive at the end", 0),
+    "none_cpu_ms_s": Metric("no session at all: CPU ms per second", 1),
     "idle_cpu_ms_s": Metric("all of them idle: CPU ms per second", 1, "as with none"),
     "login_alone_cpu_ms": Metric("login, 16 at once, no idle sessions: CPU ms", 2),
     "login_beside_cpu_ms": Metric("login beside the idle sessions: CPU ms", 2, "as alone"),
