@@ -10,7 +10,9 @@ from enum import Enum, auto
 
 RECORD_BYTES = 16_384  # the most that a TLS record carries (RFC 8446 5.1)
 BURST_BYTES = 8 * RECORD_BYTES  # read at once from a connection; then it is the others' turn
-SHORT_BYTES = 2048  # who sends less than this at once is hardly sending more: a command, an answer
+# Who sends less than this at once is hardly sending more: a command, an answer. Bulk comes in TLS records of 1.3 KB
+# from servers that fill one packet with each.
+SHORT_BYTES = 512
 
 NOT_NOW = (BlockingIOError, InterruptedError, ssl.SSLWantReadError)
 
@@ -21,6 +23,7 @@ class Stop(Enum):
     FULL = auto()  # at the bound: there may be more
     EMPTY = auto()  # nothing more now, as far as was looked: the loop tells of what comes
     END = auto()  # the peer has said its last
+    RESET = auto()  # so has it here, but TLS records may still lie in the socket, and it must be watched anew to hear
     MUST_WRITE = auto()  # TLS has to write something first (RFC 8446 4.6.3, or TLS 1.2 renegotiates)
 
 
@@ -46,7 +49,7 @@ def receive(sock: socket.socket) -> tuple[bytes, Stop | OSError]:
                 stop = Stop.END
                 break
             if got < SHORT_BYTES:  # looking in vain for more would cost as much as all this; OpenSSL holds none back
-                stop = _reset(sock) or Stop.EMPTY
+                stop = _after_short(sock)
                 break
     except NOT_NOW:
         stop = Stop.EMPTY
@@ -57,17 +60,22 @@ def receive(sock: socket.socket) -> tuple[bytes, Stop | OSError]:
     return bytes(view[:size]), stop  # a copy costs little; a view could be kept
 
 
-def throw_away(sock: socket.socket) -> bool:
-    """Read what nobody wants any more; False at the end."""
+def throw_away(sock: socket.socket) -> Stop:
+    """Read what nobody wants any more: FULL, EMPTY or END."""
     try:
-        return all(sock.recv_into(_room.view, RECORD_BYTES) for _ in range(BURST_BYTES // RECORD_BYTES))
+        for _ in range(BURST_BYTES // RECORD_BYTES):
+            if not sock.recv_into(_room.view, RECORD_BYTES):
+                return Stop.END
     except NOT_NOW:
-        return True
+        return Stop.EMPTY
     except OSError:
-        return False
+        return Stop.END
+    return Stop.FULL
 
 
-def _reset(sock: socket.socket) -> OSError | None:
-    """What a reset by the peer left. The loop may have told of it once and for all, with the bytes that came before."""
-    number = sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
-    return OSError(number, os.strerror(number)) if number else None
+def _after_short(sock: socket.socket) -> Stop | OSError:
+    """A reset by the peer: the loop may have told of it once and for all, together with the bytes that came before."""
+    number = sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)  # which forgets it
+    if not number:
+        return Stop.EMPTY
+    return Stop.RESET if isinstance(sock, ssl.SSLSocket) else OSError(number, os.strerror(number))

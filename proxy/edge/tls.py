@@ -82,7 +82,7 @@ def client_context(upstream: UpstreamConfig) -> ssl.SSLContext:
 def slim_buffers() -> None:
     """Let asyncio's own TLS keep 16 KiB per connection in place of 256 KiB.
 
-    One TLS record is at most 16 KiB (RFC 8446 5.1), and thousands of idle sessions each keep such a buffer. uvloop
-    has its own TLS; aiosmtpd's STARTTLS uses this one on every loop. CPython 3.11 to 3.14 read the class attribute.
+    One TLS record is at most 16 KiB (RFC 8446 5.1). For the page, whose browsers keep connections open; mail has a
+    transport of its own. uvloop has its own TLS, too. CPython 3.11 to 3.14 read the class attribute.
     """
     sslproto.SSLProtocol.max_size = 16 * 1024

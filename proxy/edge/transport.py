@@ -107,8 +107,10 @@ class Transport(asyncio.Transport):
             try:
                 sock.do_handshake()
             except ssl.SSLWantReadError:
+                self._watch.stop_write()  # there may be room all the time, and it would tell so in every turn
                 self._watch.read()
             except ssl.SSLWantWriteError:
+                self._watch.stop_read()
                 self._watch.write()
             else:
                 self._watch.stop_write()
@@ -188,8 +190,8 @@ class Transport(asyncio.Transport):
             self._read()
         elif self._state is not _State.SHUTTING:
             self._watch.stop_read()
-        elif not throw_away(self._sock):
-            self._lose(None)
+        else:
+            self._wait_for_end()
 
     def _read(self) -> None:
         data, stop = receive(self._sock)
@@ -203,6 +205,9 @@ class Transport(asyncio.Transport):
             self._lose(stop)
         elif stop is Stop.END:
             self._tell_end()
+        elif stop is Stop.RESET and self._state is _State.OPEN:
+            self._watch.stop_read()
+            self._watch.read()
         elif stop is Stop.FULL:
             self._loop.call_soon(self._on_readable)  # a reset may never be told: see Watch.stop_read()
 
@@ -329,9 +334,13 @@ class Transport(asyncio.Transport):
 
     def _shut(self) -> None:
         """Say close_notify, and wait for the peer's: a socket closed with bytes unread resets what is on its way."""
+        if self._state is _State.LOST:
+            return
         self._state = _State.SHUTTING
+        if throw_away(self._sock) is Stop.FULL:  # OpenSSL takes data between the two close_notifies for an error
+            self._loop.call_soon(self._shut)
+            return
         if isinstance(self._sock, ssl.SSLSocket):
-            throw_away(self._sock)  # OpenSSL takes data between the two close_notifies for an error
             try:
                 self._sock.unwrap()
             except ssl.SSLWantReadError:
@@ -343,6 +352,13 @@ class Transport(asyncio.Transport):
             except OSError:
                 pass  # the peer is gone without a word, as many do
         self._lose(None)
+
+    def _wait_for_end(self) -> None:
+        stop = throw_away(self._sock)
+        if stop is Stop.END:
+            self._lose(None)
+        elif stop is Stop.FULL:
+            self._loop.call_soon(self._on_readable)
 
     def _lose(self, error: Exception | None) -> None:
         if self._state is _State.LOST:

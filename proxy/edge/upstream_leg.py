@@ -18,7 +18,7 @@ from proxy.edge.keepalive import keep_alive
 from proxy.edge.transport import Transport
 from proxy.errors import UpstreamError, UpstreamFault
 
-# One read gives BURST_BYTES at most and reading then pauses; more than this is a transport gone wrong.
+# One read gives BURST_BYTES and a record at most, and reading then pauses; more than this is a transport gone wrong.
 MAX_HELD_BYTES = 1_048_576
 MAX_ADDRESSES = 4  # of one name that are tried
 CONNECT_S = 3.0  # for an address that is not the last one: a broken IPv6 route must not use up the dial deadline

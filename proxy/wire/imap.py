@@ -30,7 +30,7 @@ from proxy.wire.sasl import (
 
 __all__ = ["Action", "Close", "ImapGate", "Login", "Send", "StartTls"]
 
-MAX_HELD_BYTES = 1_048_576  # pipelined behind a login: two reads of an event loop are 512 KiB, then its driver pauses
+MAX_HELD_BYTES = 1_048_576  # pipelined behind a login: several reads; then its driver pauses
 MAX_FAILED = 3  # refused logins of one connection; people retype, programs that go on are guessing
 MAX_BAD_COMMANDS = 20  # a client that understands none of twenty answers never will
 MAX_COMMANDS = 100  # a client logs in within ten; bounds what one read of commands makes us answer

@@ -97,6 +97,21 @@ async def test_what_came_with_a_reset_is_read_and_the_reset_heard(certificates):
 
 
 @on_both_loops
+async def test_all_records_that_came_before_a_reset_are_read(certificates, trust):
+    protocol = Listener()
+    async with connected(protocol, certificates.good, trust, begins=False) as (transport, end):
+        end.sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)  # or they would not have left
+        transport.pause_reading()
+        for number in range(8):
+            await end.send(b"line %3d\n" % number)
+        reset(end.sock)
+        await asyncio.sleep(0)
+        transport.begin()
+        await soon(protocol.lost.wait())
+        assert protocol.data == b"".join(b"line %3d\n" % number for number in range(8))
+
+
+@on_both_loops
 async def test_a_reset_while_reading_is_paused_is_heard_when_it_goes_on(certificates):
     protocol = Listener()
     async with connected(protocol) as (transport, end):
@@ -147,6 +162,19 @@ async def test_what_was_written_before_close_arrives_and_nothing_after(certifica
         await soon(protocol.lost.wait())
         assert protocol.heard[-1] is None
         assert "full" in protocol.heard
+
+
+@on_both_loops
+async def test_a_close_beside_many_unread_records_still_sends_all(certificates, trust):
+    for context, trusted in ((certificates.good, trust), (None, None)):
+        protocol = Listener()
+        async with connected(protocol, context, trusted) as (transport, end):
+            transport.pause_reading()
+            for _ in range(40):
+                await end.send(b"a NOOP\r\n")
+            transport.write(bytes(1_000_000))
+            transport.close()
+            assert len(await end.rest()) == 1_000_000
 
 
 @on_both_loops
