@@ -3,7 +3,7 @@
 A Board is the supervisor's, and lends a Sheet for each worker before that is forked; a sheet has one writer at a time,
 and a replacement goes on where the one that died stopped. A worker may read all that there were at its fork. Labels
 are few and known: protocols, causes, upstreams; never an address, never a mailbox. Knows nothing of Prometheus: see
-exposition.
+live/exposition.
 """
 
 from __future__ import annotations

@@ -180,6 +180,24 @@ async def test_a_hook_that_is_down_gets_the_alert_later(house: House, ann: tuple
     assert house.post.told == [("ann@x.test", "needs_consent")]
 
 
+async def test_a_hook_and_a_store_that_are_cut_off_together_lose_no_alert(
+    house: House, ann: tuple[Account, str]
+) -> None:
+    async def cut_off(alert: bytes) -> bool:
+        house.store.is_down = True
+        return False
+
+    alerts = Alerts(store=house.store, pool=house.pool, deliver=cut_off, node="n", now=house.clock.utc_now)
+    await house.broker.note_state(ann[0], TokenState.NEEDS_CONSENT, "")
+    for _ in range(2):  # it gives its claim back, and tries again
+        with pytest.raises(StoreUnavailable):
+            await alerts.tell()
+        house.store.is_down = False
+    await alerts._give_back()
+    assert await house.alerts.tell()
+    assert house.post.told == [("ann@x.test", "needs_consent")]
+
+
 async def test_one_alert_that_nobody_takes_does_not_hold_up_the_others(house: House) -> None:
     refused: list[str] = []
 

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import base64
+import contextlib
 import json
 import os
+import resource
 import shutil
 import socket
 import subprocess
@@ -27,6 +29,7 @@ from proxy.errors import OperatorError
 from proxy.serving.control import Control, may_ask, opened
 from proxy.vault.sealed import locked_of, unlocked
 from proxy.vault.sealing import SealBroken, load_master
+from tests.service.house import until
 from tests.store.conftest import NOW
 
 CREDENTIAL = "master"
@@ -160,6 +163,27 @@ async def test_what_is_no_request_is_refused_and_the_next_is_answered(config: Co
                 answer = b""
         writer.close()
         assert not answer or json.loads(answer)["ok"] is False
+        assert json.loads(await ask(path, request(config, "check")))["ok"] is True
+
+
+async def test_who_asks_a_service_without_descriptors_waits(config: Config, caplog: pytest.LogCaptureFixture) -> None:
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    async with answering(config) as path:
+        asker = socket.socket(socket.AF_UNIX)
+        asker.setblocking(False)
+        taken: list[int] = []
+        try:
+            resource.setrlimit(resource.RLIMIT_NOFILE, (512, hard))
+            with contextlib.suppress(OSError):
+                while True:
+                    taken.append(os.dup(asker.fileno()))
+            asker.connect(str(path))
+            await until(lambda: "control_delayed" in caplog.text)
+        finally:
+            for one in taken:
+                os.close(one)
+            resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+        asker.close()
         assert json.loads(await ask(path, request(config, "check")))["ok"] is True
 
 

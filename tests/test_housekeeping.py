@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 from datetime import UTC, datetime, timedelta
 
@@ -48,6 +49,18 @@ async def test_what_commands_did_here_is_a_line_of_the_log_once(house: House, bo
     ]  # fmt: skip
     assert "actor=cli:root" in lines[0]
     assert "user=ann@x.test" in lines[0]
+
+
+async def test_the_log_looks_once_more_when_it_ends(house: House, book: LogBook) -> None:
+    account = house.account()
+    log = AuditLog(store=house.store, pool=house.pool, node="node1", clock=house.clock)
+    running = asyncio.create_task(log.run())
+    await asyncio.sleep(0)
+    house.store.acting(Actor("cli:root", "node1")).set_account_state(account.id, AccountState.DISABLED)
+    running.cancel()
+    await asyncio.wait([running])
+    assert running.cancelled()
+    assert ["act=account_disabled" in line for line in book.of(logging.INFO, "event=audit")] == [True]
 
 
 async def test_a_clock_that_was_an_hour_ahead_hides_nothing_from_the_log(house: House, book: LogBook) -> None:

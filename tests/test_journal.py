@@ -8,7 +8,7 @@ from datetime import UTC, datetime, timedelta
 import pytest
 
 from proxy.errors import StoreUnavailable
-from proxy.record.journal import Journal
+from proxy.record.journal import AT_ONCE, Journal
 from proxy.store.rows import LastUse, Use
 
 NOON = datetime(2026, 11, 23, 12, tzinfo=UTC)
@@ -111,3 +111,25 @@ async def test_a_first_use_that_cannot_be_written_is_written_later(book: Book) -
     await journal.flush()
     assert book.sighted == [[(1, "192.0.2.1", "192.0.2.0/24")]]
     assert book.written == [{1: use(1)}]
+
+
+async def test_many_are_written_in_slices_and_what_is_written_is_not_written_again(book: Book) -> None:
+    class Once(Book):
+        async def write(self, uses: Sequence[Use]) -> None:
+            self.is_down = len(self.written) == 2
+            await super().write(uses)
+
+    book = Once()
+    journal = Journal(book.write)
+    for credential_id in range(3 * AT_ONCE):
+        journal.record(credential_id, use(0))
+    await journal.flush()
+    assert len(book.written) == 2
+    book.written.clear()
+    await journal.flush()
+    while len(book.written) == 2:
+        book.written.clear()
+        await journal.flush()
+    written = [one for slice_ in book.sighted for one in slice_]
+    assert len(written) == len(set(written)) == 3 * AT_ONCE
+    assert max(map(len, book.sighted)) <= AT_ONCE

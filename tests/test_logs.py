@@ -110,9 +110,14 @@ def test_the_journal_files_json_under_its_priority_too(stderr: Stderr) -> None:
 
 
 @pytest.mark.parametrize("name", [*TALKATIVE, "aioimaplib.aioimaplib", "httpcore2.http11", "sqlalchemy.engine.Engine"])
-def test_no_library_s_debug_gets_out_whatever_its_level(stderr: Stderr, name: str) -> None:
+def test_no_library_s_debug_gets_out_whatever_its_level(
+    stderr: Stderr, name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     configure("debug", "text")
     library = logging.getLogger(name)
+    # What a server of another test hung on it.
+    monkeypatch.setattr(library, "handlers", [])
+    monkeypatch.setattr(library, "propagate", True)
     before = library.level
     library.setLevel(logging.DEBUG)
     try:

@@ -49,7 +49,7 @@ Json = Mapping[str, "bool | int | str | Json | None"]
 
 
 class Observer:
-    """Writes a worker's gauges. Its run() is a task of serve, which also tells it when the worker accepts."""
+    """Writes a worker's gauges. Its run() is a task of the worker, which also tells it when the worker accepts."""
 
     def __init__(
         self,

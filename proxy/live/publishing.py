@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Callable, Iterable
+from functools import partial
 
 from proxy.errors import StoreUnavailable
 from proxy.live.sessions import Registry, Session
@@ -25,7 +26,7 @@ RENEW_S = 5.0  # the lease, if nothing changed: a third of store.roster.LEASE
 
 
 class Publisher:
-    """Keeps the store's list of this worker's sessions. One per worker, its run() a task of serve."""
+    """Keeps the store's list of this worker's sessions. One per worker, its run() a task of the worker."""
 
     def __init__(
         self, *, seat: Seat, registry: Registry, store: Store, pool: StorePool, clock: Callable[[], float]
@@ -56,17 +57,18 @@ class Publisher:
         started, ended = sessions.keys() - self._published, self._published - sessions.keys()
         if not (started or ended) and now < self._renew_at:
             return
-        is_known = await self._publish((sessions[one] for one in started), ended | self._doubtful.keys() - sessions)
-        if not is_known:
-            await self._publish(sessions.values(), ())
+        over = ended | self._doubtful.keys() - sessions
+        if not await self._publish((sessions[one] for one in started), over, is_all=False):
+            await self._publish(sessions.values(), over, is_all=True)
         self._published = set(sessions)
         self._doubtful = {one: until for one, until in self._doubtful.items() if until > now}
         self._renew_at = now + RENEW_S
 
-    async def _publish(self, started: Iterable[Session], ended: Iterable[str]) -> bool:
+    async def _publish(self, started: Iterable[Session], ended: Iterable[str], *, is_all: bool) -> bool:
         rows = [_row(session) for session in started]
         try:
-            return await self._pool.run(self._roster.publish, self._seat, rows, tuple(ended))
+            publish = partial(self._roster.publish, is_all=is_all)
+            return await self._pool.run(publish, self._seat, rows, tuple(ended))
         except BaseException:
             # A deadline ends the waiting, not the writing: what has ended meanwhile would be listed, and counted by
             # the caps, for as long as this worker lives.

@@ -89,7 +89,7 @@ class Session:
 
 
 class Registry:
-    """All live sessions of this process. Owned by build(); its watcher is a task of serve."""
+    """All live sessions of this process. Owned by build(); its watcher is a task of the worker."""
 
     def __init__(
         self,

@@ -38,7 +38,7 @@ RETRY_S = (20.0, 900.0)  # after a failure: at first, doubled each time, at last
 
 
 class Ahead:
-    """Renews what is due. One per process, its run() a task of serve."""
+    """Renews what is due. One per process, its run() a task of the worker."""
 
     def __init__(
         self,

@@ -1,8 +1,9 @@
 """Which changes people are told of, and that they are told once, whichever process or node noticed.
 
 The store keeps what people were told last; a round compares it with what is true and tells the difference. So nothing
-is lost when a hook is down or a process ends, what was over before anybody was told is never told, and what the CLI
-does (`account connect`) ends an alert as well. A telling is claimed in the store first, and given back if it failed.
+is lost when a hook or the store is down or a process ends, what was over before anybody was told is never told, and
+what the CLI does (`account connect`) ends an alert as well. A telling is claimed in the store first, and given back if
+it failed; a process that is killed while it tells loses that one.
 """
 
 from __future__ import annotations
@@ -76,7 +77,7 @@ class _Change:
 
 
 class Alerts:
-    """Rounds of telling. One per process, its run() a task of serve; it is the broker's Ear."""
+    """Rounds of telling. One per process, its run() a task of the worker; it is the broker's Ear."""
 
     def __init__(
         self,
@@ -101,6 +102,7 @@ class Alerts:
             None  # upstreams, as of the last round; before the first nobody knows
         )
         self._sealed_failing: set[int] = set()  # accounts, since the last round
+        self._owed: list[Callable[[], object]] = []  # claims to give back that the store has not had back
         self._failures: Counter[str] = Counter()  # by subject: what fails comes last
 
     # -- what the broker tells -----------------------------------------------------------------------------------------
@@ -153,6 +155,7 @@ class Alerts:
 
     async def tell(self) -> bool:
         """One round. False if somebody should have been told, but nobody was there. Raises StoreUnavailable."""
+        await self._give_back()
         changes = [*await self._upstream_changes(), *await self._account_changes()]
         for change in sorted(changes, key=lambda one: self._failures[one.subject]):
             if not await self._tell(change):
@@ -172,11 +175,18 @@ class Alerts:
                 is_told = await self._deliver(self._text_of_use(entry))
             finally:
                 if not is_told:
-                    await self._pool.run(partial(trail.set_untold, entry.id, is_untold=True))
+                    self._owed.append(partial(trail.set_untold, entry.id, is_untold=True))
+                    await self._give_back()
             if not is_told:
                 return False
             logger.info("%s", Line("alert", account=entry.account, state=entry.cause, app_password=entry.app_password))
         return True
+
+    async def _give_back(self) -> None:
+        """Let all tell what this process could not. What the store does not take now it gets in the next round."""
+        while self._owed:
+            await self._pool.run(self._owed[0])
+            del self._owed[0]
 
     async def _upstream_changes(self) -> list[_Change]:
         told = await self._pool.run(self._store.upkeep.upstreams_told_of)
@@ -196,7 +206,7 @@ class Alerts:
     async def _account_changes(self) -> list[_Change]:
         found = await self._pool.run(self._store.upkeep.accounts_to_tell_of)
         changes = [self._change(account, told) for account, told in found]
-        self._sealed_failing.clear()
+        self._sealed_failing -= {account.id for account, _ in found}  # who failed during the query waits for the next
         return [change for change in changes if change is not None]
 
     def _change(self, account: Account, told: Told | None) -> _Change | None:
@@ -233,7 +243,8 @@ class Alerts:
             is_told = await self._deliver(self._text(change))
         finally:
             if not is_told:  # also when this process is told to end
-                await self._pool.run(self._store.upkeep.replace_told, *claim, change.new, change.former)
+                self._owed.append(partial(self._store.upkeep.replace_told, *claim, change.new, change.former))
+                await self._give_back()
         if is_told:
             key = "upstream" if change.account_id is None else "account"
             line = Line("alert", **{key: change.name}, state=_state(change), detail=change.detail or None)

@@ -27,7 +27,7 @@ OVERLAP_S = 60.0  # entries may become visible in another order than that of the
 
 
 class Housekeeper:
-    """Deletes old audit entries, dead workers' rows and outlived keys. Its run() is a task of serve."""
+    """Deletes old audit entries, dead workers' rows and outlived keys. Its run() is a task of the worker."""
 
     def __init__(self, *, store: Store, pool: StorePool, audit: AuditConfig) -> None:
         self._store = store
@@ -77,12 +77,19 @@ class AuditLog:
         self._logged: set[int] = set()  # ids behind the oldest mark
 
     async def run(self) -> None:
-        while True:
-            await asyncio.sleep(LOOK_S)
-            try:
-                await self.look()
-            except StoreUnavailable as error:
-                logger.debug("%s", Line("audit_log_delayed", error=str(error)))
+        """Look until cancelled, and then once more: the next generation begins where it was built."""
+        try:
+            while True:
+                await asyncio.sleep(LOOK_S)
+                await self._look()
+        finally:
+            await self._look()
+
+    async def _look(self) -> None:
+        try:
+            await self.look()
+        except StoreUnavailable as error:
+            logger.debug("%s", Line("audit_log_delayed", error=str(error)))
 
     async def look(self) -> None:
         """Log what is new. Raises StoreUnavailable."""

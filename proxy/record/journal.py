@@ -7,6 +7,7 @@ import logging
 from collections import OrderedDict
 from collections.abc import Awaitable, Callable, Sequence
 from datetime import date
+from itertools import islice
 
 from proxy.errors import StoreUnavailable
 from proxy.logs import Line
@@ -17,6 +18,7 @@ logger = logging.getLogger("gatepost.journal")
 
 INTERVAL_S = 2.0  # what a crash may lose
 MAX_SIGHTED = 100_000  # (app password, address) pairs known to be in the audit of their day; about 20 MB
+AT_ONCE = 250  # uses in one transaction: it must end well within the store's deadline, and others write between two
 MAX_PENDING = 200_000  # pairs not written yet, while the store is down; beyond it only their last use is kept
 
 _Place = tuple[int, str]  # app password, address
@@ -50,10 +52,9 @@ class Journal:
             return
         last, self._last = self._last, {}
         sightings, self._sightings = self._sightings, {}
-        uses = [Use(credential_id, use, neighbourhood(use.address)) for (credential_id, _), use in sightings.items()]
-        uses += [Use(credential_id, use, "") for credential_id, use in last.items()]
         try:
-            await self._write(uses)
+            while sightings or last:
+                await self._write_some(sightings, last)
         except BaseException as error:
             # Also when cancelled: a use that is written twice does no harm.
             self._last = last | self._last
@@ -61,8 +62,18 @@ class Journal:
             if not isinstance(error, StoreUnavailable):
                 raise
             logger.info("%s", Line("last_used_delayed", error=str(error), pending=len(self._last)))
-            return
-        for place, use in sightings.items():
+
+    async def _write_some(self, sightings: dict[_Place, LastUse], last: dict[int, LastUse]) -> None:
+        """Write AT_ONCE of them, and take those away."""
+        seen = dict(islice(sightings.items(), AT_ONCE))
+        used = dict(islice(last.items(), AT_ONCE - len(seen)))
+        uses = [Use(credential_id, use, neighbourhood(use.address)) for (credential_id, _), use in seen.items()]
+        uses += [Use(credential_id, use, "") for credential_id, use in used.items()]
+        await self._write(uses)
+        for credential_id in used:
+            del last[credential_id]
+        for place, use in seen.items():
+            del sightings[place]
             self._sighted[place] = use.at.date()
             self._sighted.move_to_end(place)
         while len(self._sighted) > MAX_SIGHTED:

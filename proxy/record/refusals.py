@@ -42,7 +42,7 @@ class _Tally:
 
 
 class RefusalLedger:
-    """What was refused since it was written last. Owned by build(); its run() is a task of serve."""
+    """What was refused since it was written last. Owned by build(); its run() is a task of the worker."""
 
     def __init__(
         self,

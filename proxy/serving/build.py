@@ -1,7 +1,6 @@
-"""A worker of `gatepost serve`: wires everything, runs it until SIGTERM, and drains.
+"""What a worker of `gatepost serve` is made of: `build` is the one place where the parts meet, and nothing is global.
 
-Its supervisor (workers) has bound the listeners and started it. `build` is the one place where the parts meet; nothing
-in them is global.
+`serving/worker` runs it, and the supervisor has bound the listeners before.
 """
 
 from __future__ import annotations

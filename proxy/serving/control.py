@@ -39,6 +39,7 @@ REQUEST_S = 5.0  # for a line that a program sends at once
 WORK_S = 150.0  # a rotation of very many secrets is finished by the next one
 SEND_S = 5.0
 AT_ONCE = 4  # connections; further ones wait in the backlog
+AGAIN_S = 1.0  # until a request is accepted again that could not be
 SO_PEERGROUPS = 59  # asm-generic/socket.h; Linux 4.13
 MAX_GROUPS = 256  # 1 kB is what Python's getsockopt takes; who is in more counts by his first group alone
 
@@ -91,18 +92,24 @@ class Control:
         async with asyncio.TaskGroup() as group:
             while True:
                 await self._room.acquire()
-                sock, _ = await loop.sock_accept(self._sock)
+                try:
+                    sock, _ = await loop.sock_accept(self._sock)
+                except OSError as error:  # no descriptors: mail goes on, and whoever asks waits
+                    logger.warning("%s", Line("control_delayed", error=error.strerror))
+                    self._room.release()
+                    await asyncio.sleep(AGAIN_S)
+                    continue
                 group.create_task(self._serve(sock))
 
     async def _serve(self, sock: socket.socket) -> None:
         try:
             with sock:
                 sock.setblocking(False)
-                peer = peer_of(sock)
-                if not may_ask(*peer):
-                    logger.warning("%s", Line("control_refused", uid=peer[0]))
-                    return
                 with contextlib.suppress(OSError, TimeoutError):
+                    peer = peer_of(sock)
+                    if not may_ask(*peer):
+                        logger.warning("%s", Line("control_refused", uid=peer[0]))
+                        return
                     request = await self._request(sock)
                     answer = await self._answer(request, peer[0])
                     async with asyncio.timeout(SEND_S):

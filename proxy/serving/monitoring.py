@@ -17,7 +17,7 @@ from proxy.store.pool import StorePool
 
 
 class Monitoring:
-    """One per worker. `observer.run()` is to be a task of serve; `answer` needs a running loop."""
+    """One per worker. `observer.run()` is to be a task of the worker; `answer` needs a running loop."""
 
     def __init__(
         self,

@@ -27,6 +27,7 @@ logger = logging.getLogger("gatepost.workers")
 
 MAX_LEAVING = 3  # generations that live for their sessions alone; before a fourth, the oldest drains by its deadline
 MARGIN_S = 10.0  # beyond drain_s, for last words and writes; systemd's TimeoutStopSec is longer than both
+COME_S = 150.0  # for a new generation to serve; who asked for it waits a little longer
 FILES_S = 5.0  # between two looks at the certificate's files; a change counts when the next look finds it again
 
 
@@ -46,6 +47,7 @@ class Succession:
         self._askers = askers
         self._log_as = log_as
         self._must_reload = False
+        self._must_come_by = 0.0  # or the reload is refused
         self._files_at = 0.0  # the next look at the certificate's files
 
     @property
@@ -58,6 +60,8 @@ class Succession:
         for one in self.all:
             if one.kill_at is not None and monotonic() >= one.kill_at:
                 one.send(signal.SIGKILL)
+        if self.coming is not None and self.is_up and not self.is_ending and monotonic() >= self._must_come_by:
+            self.give_up(self.coming)  # workers that hang are replaced again and again
         if self.is_up and not self.is_ending and monotonic() >= self._files_at:
             self._files_at = monotonic() + FILES_S
             if self.serving.certificates.have_changed():
@@ -150,6 +154,7 @@ class Succession:
                 certificates = preflight(config)
                 if certificates.digest != self.serving.certificates.digest:
                     certificates.require_unexpired()
+                self._must_come_by = monotonic() + COME_S
                 self.coming = self.serving.next(config, certificates, self._systemd.passed)
                 self.all.append(self.coming)
         except OperatorError as error:

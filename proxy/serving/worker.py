@@ -1,4 +1,4 @@
-"""A worker's life between its signals: it accepts, beats, leaves or drains. What it runs is built by serve.
+"""A worker's life between its signals: it accepts, beats, leaves or drains. What it runs is made by build.
 
 SIGTERM and SIGINT: drain, by a deadline. SIGUSR1: accept nobody any more, and end when the last session has ended by
 itself. SIGHUP: read the certificate's files again.

@@ -73,10 +73,15 @@ class Roster:
         self._clock = clock
         self._actor = actor
 
-    def publish(self, seat: Seat, started: Sequence[LiveSession], ended: Collection[str]) -> bool:
-        """Renew the lease and say what has changed. False: the store had forgotten the worker; publish all anew."""
+    def publish(
+        self, seat: Seat, started: Sequence[LiveSession], ended: Collection[str], *, is_all: bool = True
+    ) -> bool:
+        """Renew the lease and say what has changed. False: the store did not know the worker.
+
+        is_all  `started` is all that there is; without it nothing is written for a worker that is not known
+        """
         with self._database.write() as connection:
-            return publish(connection, seat, self._clock() + LEASE, started, ended)
+            return publish(connection, seat, self._clock() + LEASE, started, ended, is_all=is_all)
 
     def retire(self, seat: Seat) -> None:
         """The worker ends, and its sessions have."""
@@ -113,13 +118,22 @@ class Roster:
 
 
 def publish(
-    connection: Connection, seat: Seat, until: datetime, started: Sequence[LiveSession], ended: Collection[str]
+    connection: Connection,
+    seat: Seat,
+    until: datetime,
+    started: Sequence[LiveSession],
+    ended: Collection[str],
+    *,
+    is_all: bool = True,
 ) -> bool:
     """Renew the worker's lease, and add and take away sessions.
 
-    returns False if the store did not know this worker (any more): it has now, but of its sessions only `started`
+    A worker and all its sessions come in one transaction: known with a part of them, it would never be asked for more.
+    returns False if the store did not know this worker (any more)
     """
     renewed = connection.execute(update(worker).where(worker.c.id == seat.id).values(until=until)).rowcount > 0
+    if not renewed and not is_all:
+        return False
     if not renewed:
         values = {"id": seat.id, "node": seat.node, "number": seat.number, "until": until}
         connection.execute(insert(worker).values(values))

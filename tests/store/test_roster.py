@@ -46,6 +46,15 @@ def test_sessions_of_all_workers_are_listed_until_they_end(store, ann, live, clo
     assert ids(store) == ["s2", "s3"]
 
 
+def test_a_worker_is_known_with_all_its_sessions_or_not_at_all(store, live):
+    for _ in range(2):  # its answer may have been lost
+        assert not store.roster.publish(HERE, [live("s1")], [], is_all=False)
+    assert ids(store) == []
+    assert not store.roster.publish(HERE, [live("s1"), live("s2")], [])
+    assert store.roster.publish(HERE, [live("s3")], ["s1"], is_all=False)
+    assert ids(store) == ["s2", "s3"]
+
+
 def test_dead_workers_sessions_vanish_and_its_rows_follow(store, live, clock):
     store.roster.publish(HERE, [live("s1")], [])
     clock.pass_s(LEASE.total_seconds())
