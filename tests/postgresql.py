@@ -79,7 +79,7 @@ def find_postgresql() -> Path | str:
 def cluster() -> Iterator[Cluster]:
     home = find_postgresql()
     if isinstance(home, str):
-        pytest.skip(home)
+        pytest.skip(f"{home}: make lab installs what is needed")
     with running_cluster() as cluster:
         yield cluster
 

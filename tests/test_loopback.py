@@ -140,7 +140,7 @@ async def test_localhost_is_both_of_its_addresses() -> None:
         try:
             socket.create_server(("::1", 0), family=socket.AF_INET6).close()
         except OSError:
-            pytest.skip("no IPv6 on this machine")
+            pytest.skip("the machine has no IPv6 loopback: sysctl net.ipv6.conf.lo.disable_ipv6=0")
         assert b"400" in await ask(page, get("/"), host="::1")
 
 

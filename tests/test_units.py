@@ -18,7 +18,9 @@ SERVICE = UNITS / "gatepost.service"
 MOST_EXPOSURE = 1.5
 PORTS = {"imaps": 993, "imap": 143, "submissions": 465, "submission": 587}
 
-needs_systemd = pytest.mark.skipif(shutil.which("systemd-analyze") is None, reason="missing: systemd-analyze")
+needs_systemd = pytest.mark.skipif(
+    shutil.which("systemd-analyze") is None, reason="systemd-analyze is missing: apt-get install systemd"
+)
 
 
 def settings(file: Path) -> dict[str, str]:
