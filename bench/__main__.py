@@ -19,10 +19,10 @@ from bench import own, report
 from bench.driver import LoadError, Target
 from bench.gatepost import commit, on_asyncio, only_target
 from bench.measures import BIG_BYTES, LONG, MEASURES, MEDIUM_BYTES, ONCE, SHORT, Form, Measure, of_nobody
-from bench.peers import direct, dovecot, nginx, oauth2_proxy
+from bench.peers import direct, dovecot, floor, nginx, oauth2_proxy
 from tests.lab import Lab
 
-PEERS = {"direct": direct, "nginx": nginx, "dovecot": dovecot, "email-oauth2-proxy": oauth2_proxy}
+PEERS = {"direct": direct, "nginx": nginx, "dovecot": dovecot, "email-oauth2-proxy": oauth2_proxy, "floor": floor}
 VARIANTS = {"gatepost-asyncio": on_asyncio}
 USERS = [f"u{number}@example.test" for number in range(8)]
 SESSIONS_PER_USER = 2000

@@ -151,7 +151,7 @@ def report_of_flood(floods: list[Flooded]) -> str:
         "time.\n",
         (
             "| phase | wrong logins begun /s | answered /s, by answer | NOOP ms: median, 99 % | owner, known address "
-            "| owner, new address | PSS MB: first, most, last | CPU s/s |"
+            "| owner, new address | PSS MB: first, at each quarter, most | CPU s/s |"
         ),
         "| --- | --- | --- | --- | --- | --- | --- | --- |",
     ]
@@ -168,10 +168,15 @@ def report_of_flood(floods: list[Flooded]) -> str:
         lines.append(
             f"| {phase.name} | {begun} | {answered} | {median:.1f} ({median / quiet:.1f} x), {cuts[-1]:.1f} "
             f"| {_logins(phase, KNOWN)} | {_logins(phase, STRANGE)} "
-            f"| {phase.pss_mb[0]:.0f}, {max(phase.pss_mb):.0f}, {phase.pss_mb[-1]:.0f} "
+            f"| {_by_quarters(phase.pss_mb)}, {max(phase.pss_mb):.0f} "
             f"| {phase.cpu_s / phase.seconds:.2f} |"
         )
     return "\n".join(lines) + "\n"
+
+
+def _by_quarters(samples: list[float]) -> str:
+    last = len(samples) - 1
+    return ", ".join(f"{samples[last * quarter // 4]:.0f}" for quarter in range(5))
 
 
 def _logins(phase: Phase, address: str) -> str:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import os
+import platform
 import re
+import signal
 import subprocess
 import sys
 import time
@@ -291,6 +293,28 @@ def oauth2_proxy(lab: Lab, users: list[str], directory: Path) -> Iterator[Target
             yield Target(name, imaps, smtps, logins, process.pid, version.stdout.strip(), pace=0.1)
         finally:
             process.kill()
+            ports.release()
+
+
+@contextmanager
+def floor(lab: Lab, users: list[str], directory: Path) -> Iterator[Target]:
+    """bench.floor: our transport without Gatepost, TLS on both legs."""
+    directory.mkdir()
+    ports = PortReservation()
+    imaps, smtps = ports.take(), ports.take()
+    certificate = lab.certificates.server
+    upstream = [str(lab.imaps.port), str(lab.submissions.port)]
+    words = [str(imaps), str(smtps), *upstream, certificate.chain_file, certificate.key_file, lab.ca_file]
+    with (
+        (directory / "log").open("wb") as log,
+        subprocess.Popen([sys.executable, "-m", "bench.floor", *words], stderr=log, process_group=0) as process,
+    ):
+        try:
+            _await(process, smtps)
+            logins = [Login(user, PASSWORD, is_token=False) for user in users]
+            yield Target("floor", imaps, smtps, logins, process.pid, f"CPython {platform.python_version()}")
+        finally:
+            os.killpg(process.pid, signal.SIGKILL)
             ports.release()
 
 

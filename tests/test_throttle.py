@@ -21,7 +21,7 @@ def throttle(clock: Clock) -> Throttle:
 
 
 def guess(throttle: Throttle, address: str, login: str, *numbers: int) -> list[bool]:
-    return [throttle.record_wrong(address, login, b"%d" % number) for number in numbers]
+    return [throttle.record_wrong(address, login, b"%08d" % number) for number in numbers]
 
 
 def test_distinct_wrong_secrets_for_one_name_fill_its_room(throttle: Throttle) -> None:
@@ -144,5 +144,14 @@ def test_it_counts_what_a_plain_list_would_count(steps: list[tuple[str, str, int
         expected = len([key for key in here if key[1] == login]) >= 3 or len({key[2] for key in here}) >= 6
         assert throttle.is_blocked(address, login) == expected
         if not expected:
-            throttle.record_wrong(address, login, b"%d" % number)
+            throttle.record_wrong(address, login, b"%08d" % number)
             first.setdefault((address, login, number), clock.now)
+
+
+def test_two_secrets_that_touch_are_not_taken_for_a_third(throttle: Throttle) -> None:
+    """A digest that stands across two others' border in memory is new all the same."""
+    for secret in (b"abcdefgh", b"ijklmnop"):
+        assert throttle.record_wrong(HOME, "ann", secret)
+    assert throttle.record_wrong(HOME, "ann", b"efghijkl")
+    assert not throttle.record_wrong(HOME, "ann", b"ijklmnop")
+    assert throttle.is_blocked(HOME, "ann")

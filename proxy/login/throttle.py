@@ -7,22 +7,56 @@ password counts once. Knows no passwords, only fingerprints of them.
 from __future__ import annotations
 
 import ipaddress
+from array import array
+from bisect import bisect_right
 from collections import OrderedDict
 from collections.abc import Callable
 from typing import Protocol
 
 MAX_KEYS = 100_000  # networks and (network, login) pairs remembered; the least recently seen go first
-MAX_FINGERPRINTS = 500_000  # over all keys; about 100 MB under an attack from very many networks
+MAX_FINGERPRINTS = 500_000  # over all keys
+DIGEST_BYTES = 8  # of a fingerprint: keyed, so nobody can look for two that are alike
 REGULARS_FACTOR = 10  # a network with a recent success has this much more room: an office behind one address
 WIDE_FACTOR = 4  # an IPv6 /48 may hold this many times what one of its /64 may
 RECENT_S = 30 * 86_400.0  # a success stays recent for this long
+
+
+class _Seen:
+    """What one key has met: digests in the order of their first sight, and when that was. Small: there are many."""
+
+    __slots__ = ("_digests", "_times")
+
+    def __init__(self) -> None:
+        self._digests = b""
+        self._times = array("d")
+
+    def __len__(self) -> int:
+        return len(self._times)
+
+    def __contains__(self, digest: bytes) -> bool:
+        at = self._digests.find(digest)
+        while at % DIGEST_BYTES and at >= 0:  # the end of one and the beginning of the next
+            at = self._digests.find(digest, at + 1)
+        return at >= 0
+
+    def add(self, digest: bytes, now: float) -> None:
+        self._digests += digest
+        self._times.append(now)
+
+    def drop_until(self, since: float) -> int:
+        """Forget what is as old as that. Returns how many those were."""
+        count = bisect_right(self._times, since)
+        if count:
+            self._digests = self._digests[count * DIGEST_BYTES :]
+            del self._times[:count]
+        return count
 
 
 class _Counts:
     """For each key the distinct fingerprints with the time each was first seen, bounded as a whole."""
 
     def __init__(self) -> None:
-        self._seen: OrderedDict[str, OrderedDict[bytes, float]] = OrderedDict()
+        self._seen: OrderedDict[str, _Seen] = OrderedDict()
         self._total = 0
 
     def count(self, key: str, since: float) -> int:
@@ -30,20 +64,21 @@ class _Counts:
         seen = self._seen.get(key)
         if seen is None:
             return 0
-        while seen and next(iter(seen.values())) <= since:
-            seen.popitem(last=False)
-            self._total -= 1
+        self._total -= seen.drop_until(since)
         return len(seen)
 
     def add(self, key: str, fingerprint: bytes, now: float, *, since: float, room: int) -> bool:
         """Count a fingerprint, if there is room for one more. Returns whether it was not counted already."""
+        digest = fingerprint[:DIGEST_BYTES]
         count = self.count(key, since)
-        seen = self._seen.setdefault(key, OrderedDict())
+        seen = self._seen.get(key)
+        if seen is None:
+            seen = self._seen[key] = _Seen()
         self._seen.move_to_end(key)
-        if fingerprint in seen:
+        if digest in seen:
             return False
         if count < room:
-            seen[fingerprint] = now
+            seen.add(digest, now)
             self._total += 1
         while len(self._seen) > MAX_KEYS or self._total > MAX_FINGERPRINTS:
             self._total -= len(self._seen.popitem(last=False)[1])
