@@ -62,6 +62,10 @@ class Journal:
         self._address = address
         self._sock = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
 
+    @property
+    def is_instant(self) -> bool:
+        return True
+
     def render(self, record: logging.LogRecord) -> bytes:
         return entry(record, self._form)
 

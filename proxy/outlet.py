@@ -1,7 +1,7 @@
 """Where log lines leave the process. Nobody who logs ever waits for who reads: what finds no room is counted and lost.
 
-A process with a loop has a thread that writes. The supervisor has none, so that it can fork at any time: it writes what
-can be written at once, and keeps the rest for its next turn.
+What can be written at once is. A process with a loop has a thread for the rest, and for files, whose disk may be slow.
+The supervisor has none, so that it can fork at any time: it keeps the rest for its next turn.
 """
 
 from __future__ import annotations
@@ -34,6 +34,10 @@ class Sink(Protocol):
 
     def render(self, record: logging.LogRecord) -> bytes: ...
 
+    @property
+    def is_instant(self) -> bool:
+        """Whether send() with may_wait=False surely does not wait, for a disk either."""
+
     def send(self, data: bytes, *, may_wait: bool) -> int:
         """How many bytes were taken, 0 if that would have meant to wait. Raises OSError if they are lost."""
 
@@ -56,6 +60,10 @@ class Stderr:
             # and a worker may be faster than we are.
             with contextlib.suppress(OSError):
                 self._pipe = os.open(f"/proc/self/fd/{descriptor}", os.O_WRONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+
+    @property
+    def is_instant(self) -> bool:
+        return self._sock is not None or self._pipe is not None
 
     def render(self, record: logging.LogRecord) -> bytes:
         return (self._form.format(record) + "\n").encode("utf-8", "backslashreplace")
@@ -95,7 +103,7 @@ class Outlet(logging.Handler):
         self._waiting: deque[bytes] = deque()
         self._bytes = 0
         self._untold = 0  # lost, and not told of yet
-        self._changed = threading.Condition()
+        self._changed = threading.Condition()  # its lock is taken again by who has it
         self._is_closing = False
         self._writer: threading.Thread | None = None
         if has_thread:
@@ -122,7 +130,11 @@ class Outlet(logging.Handler):
                 return
             self._waiting.append(data)
             self._bytes += len(data)
-            self._changed.notify()
+            if self._writer is not None:
+                if self.sink.is_instant and len(self._waiting) == 1:  # to wake the thread costs more than the line
+                    self._write_first(may_wait=False)
+                if self._waiting:
+                    self._changed.notify()
         if self._writer is None:
             self.drain()
 

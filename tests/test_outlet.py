@@ -81,6 +81,27 @@ def test_a_reader_who_is_stuck_costs_lines_and_never_a_wait(reader: Reader, *, h
     assert "event=after" in reader.lines()[-1]
 
 
+def test_a_line_for_which_there_is_room_is_written_before_the_call_returns(reader: Reader) -> None:
+    outlet = Outlet(Stderr(TEXT, reader.theirs), has_thread=True)
+    os.set_blocking(reader.ours, False)
+    for number in range(50):
+        outlet.emit(record(Line("here", number=number)))
+        assert os.read(reader.ours, PAGE).endswith(b"number=%d\n" % number)
+    outlet.close()
+    reader.close()
+
+
+def test_lines_keep_their_order_when_some_must_wait(reader: Reader) -> None:
+    outlet = Outlet(Stderr(TEXT, reader.theirs), has_thread=True)
+    for number in range(300):  # more than fits
+        outlet.emit(record(Line("here", number=number)))
+    with os.fdopen(os.dup(reader.ours)) as file:
+        told = [int(next(file).rpartition("=")[2]) for _ in range(300)]
+    assert told == list(range(300))
+    outlet.close()
+    reader.close()
+
+
 def test_at_the_end_what_waits_is_written(reader: Reader) -> None:
     outlet = Outlet(Stderr(TEXT, reader.theirs), has_thread=True)
     for number in range(10):
