@@ -15,7 +15,8 @@ from proxy.edge.transport import Transport
 from proxy.edge.upstream import Connection, dial
 from proxy.errors import Refusal
 from proxy.live.sessions import Registry, Session
-from proxy.login.service import Attempt, LoginService, Passage
+from proxy.login.attempt import Attempt
+from proxy.login.service import LoginService, Passage
 from proxy.logs import Line
 from proxy.meters import HANDSHAKES_FAILED, Meters
 from proxy.wire.sasl import Credentials
