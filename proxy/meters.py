@@ -61,7 +61,7 @@ HEADERS_REFUSED = _counter("proxy_header_refusals", "Connections closed for a ba
 ACCEPT_PAUSES = _counter("accept_pauses", "Times that nobody was accepted for want of room.", "reason")
 OPEN_CONNECTIONS = _gauge("open_connections", "Client connections that are open, logged in or not.")
 
-LOGINS = _counter("logins", "Logins by outcome (ok, refused) and cause.", "protocol", "outcome", "cause")
+LOGINS = _counter("logins", "Logins by outcome (ok, refused, cut_off) and cause.", "protocol", "outcome", "cause")
 LOGIN_SECONDS = _seconds("login", "From credentials to OK, of logins that were let in.", "protocol")
 SESSIONS = _gauge("sessions", "Live sessions.", "protocol")
 SESSIONS_ENDED = _counter("sessions_ended", "Sessions that ended, by reason.", "protocol", "reason")

@@ -9,9 +9,9 @@ from functools import partial
 import pytest
 
 from proxy.errors import Refused, StoreUnavailable, UpstreamError, UpstreamFault
-from proxy.record.alerts import Alerts
+from proxy.record.alerts import CLAIM, Alerts
 from proxy.record.journal import Journal
-from proxy.store.rows import Account, AccountState, LastUse, NewAccount, Purpose, TokenState
+from proxy.store.rows import Account, AccountState, LastUse, NewAccount, Purpose, TokenState, Use
 from tests.service.house import House, LogBook, until
 from tests.service.token_endpoint import answers, refuses
 
@@ -193,7 +193,7 @@ async def test_a_hook_and_a_store_that_are_cut_off_together_lose_no_alert(
         with pytest.raises(StoreUnavailable):
             await alerts.tell()
         house.store.is_down = False
-    await alerts._give_back()
+    await alerts._settle()
     assert await house.alerts.tell()
     assert house.post.told == [("ann@x.test", "needs_consent")]
 
@@ -232,6 +232,58 @@ async def test_an_alert_under_way_when_the_process_ends_is_told_by_the_next(
     await is_out.wait()
     running.cancel()
     await asyncio.wait([running])
+    await house.alerts.tell()
+    assert house.post.told == [("ann@x.test", "needs_consent")]
+
+
+@pytest.mark.parametrize("what", ["change", "use"])
+async def test_an_alert_of_a_process_that_was_killed_is_told_by_another_after_a_while(
+    house: House, ann: tuple[Account, str], what: str
+) -> None:
+    is_out, lives = asyncio.Event(), asyncio.Event()
+
+    async def dying(alert: bytes) -> bool:
+        is_out.set()
+        await lives.wait()
+        return True
+
+    if what == "change":
+        await house.broker.note_state(ann[0], TokenState.NEEDS_CONSENT, "")
+    else:
+        (credential,) = house.store.credentials(ann[0].id)
+        for address in ("192.0.2.10", "198.51.100.7"):
+            use = LastUse(house.clock.utc_now(), address, "smtp", "HP Scan")
+            house.store.record_uses([Use(credential.id, use, f"{address}/32")], is_told=True)
+    killed = Alerts(store=house.store, pool=house.pool, deliver=dying, node="n", now=house.clock.utc_now)
+    telling = asyncio.create_task(killed.tell())
+    await is_out.wait()  # and no more of it: its claim stays
+    await house.alerts.tell()
+    house.clock.pass_s(CLAIM.total_seconds() - 5)
+    await house.alerts.tell()
+    assert house.post.alerts == []
+    house.clock.pass_s(6)
+    await house.alerts.tell()
+    await house.alerts.tell()
+    assert len(house.post.alerts) == 1
+    lives.set()  # it was only stopped: what it says comes late, and breaks nothing
+    assert await telling
+    await house.alerts.tell()
+    assert len(house.post.alerts) == 1
+
+
+async def test_an_alert_that_was_taken_while_the_store_went_away_is_not_told_again(
+    house: House, ann: tuple[Account, str]
+) -> None:
+    async def last(alert: bytes) -> bool:
+        house.store.is_down = True
+        return await house.post.deliver(alert)
+
+    await house.broker.note_state(ann[0], TokenState.NEEDS_CONSENT, "")
+    alerts = Alerts(store=house.store, pool=house.pool, deliver=last, node="n", now=house.clock.utc_now)
+    with pytest.raises(StoreUnavailable):
+        await alerts.tell()
+    house.store.is_down = False
+    assert await alerts.tell()
     await house.alerts.tell()
     assert house.post.told == [("ann@x.test", "needs_consent")]
 

@@ -11,9 +11,10 @@ from datetime import UTC, datetime, timedelta
 import pytest
 
 from proxy.errors import Answer, Refusal, Refused, UpstreamError, UpstreamFault
+from proxy.login.attempt import Attempt
 from proxy.login.pace import GRID_S
 from proxy.login.rules import OF_UPSTREAM
-from proxy.login.service import LOGIN_S, Attempt
+from proxy.login.service import LOGIN_S
 from proxy.store.rows import AccountState, Credential, CredentialState
 from proxy.wire.sasl import Bearer, Password
 from tests.service.house import HOME, House, LogBook, wrong_password

@@ -1,16 +1,18 @@
-"""A client may hang up at any moment: enter() cancelled anywhere leaves no ticket, connection or session behind."""
+"""A client may hang up at any moment: enter() cancelled anywhere leaves one line, no ticket, connection or session."""
 
 from __future__ import annotations
 
 import asyncio
+import logging
 import threading
 from collections.abc import Awaitable, Callable
 
 import pytest
 
-from proxy.errors import UpstreamError, UpstreamFault
+from proxy.errors import Refusal, Refused, UpstreamError, UpstreamFault
+from proxy.login import service
 from proxy.store.rows import Purpose
-from tests.service.house import House, until, wrong_password
+from tests.service.house import HOME, House, LogBook, until, wrong_password
 from tests.service.token_endpoint import waits
 
 pytest_plugins = ("tests.service.plugin",)
@@ -45,6 +47,7 @@ async def in_the_dial(house: House, gate: threading.Event) -> Awaitable[object]:
 @pytest.mark.parametrize("peer_is_known", [False, True])
 async def test_a_client_that_hangs_up_leaves_nothing(
     house: House,
+    book: LogBook,
     stage: Callable[[House, threading.Event], Awaitable[Awaitable[object]]],
     peer_is_known: bool,
 ) -> None:
@@ -60,18 +63,103 @@ async def test_a_client_that_hangs_up_leaves_nothing(
     with pytest.raises(asyncio.CancelledError):
         await login
     assert (house.tickets, len(house.registry), house.upstream.lines) == (0, 0, [])
+    assert len(book.of(logging.INFO, "event=login", "result=cut_off", "peer=192.0.2.10")) == 1
     house.store.gate = house.hasher.gate = house.upstream.release = None
     house.endpoint.release.set()
     await house.enter("ann@x.test", password)
 
 
-async def test_a_client_that_hangs_up_while_waiting_for_its_refusal_leaves_nothing(house: House) -> None:
-    loop = asyncio.get_running_loop()
-    login = asyncio.create_task(house.enter("ann@x.test", wrong_password(), started=loop.time()))
-    await until(lambda: house.store.lookups > 0 and house.tickets == 0)
+async def hang_up(login: asyncio.Task[object]) -> None:
     login.cancel()
     with pytest.raises(asyncio.CancelledError):
         await login
+
+
+@pytest.mark.parametrize("peer_is_known", [False, True])
+async def test_a_guesser_who_hangs_up_amid_the_hash_has_guessed(
+    house: House, book: LogBook, peer_is_known: bool
+) -> None:
+    password, credential = house.app_password(house.account())
+    guesses = 10
+    if peer_is_known:  # the other lane, and ten times the room
+        house.throttle.record_success(HOME, "ann@x.test")
+        guesses = 100
+    for number in range(guesses):
+        gate = threading.Event()
+        reached = await in_the_hash(house, gate)
+        login = asyncio.create_task(house.enter("ann@x.test", wrong_password(like=password)))
+        await reached
+        login.cancel()
+        await asyncio.sleep(0)
+        assert not house.throttle.is_blocked(HOME, "ann@x.test"), number
+        gate.set()
+        await hang_up(login)
+        house.hasher.is_waiting.clear()
+    assert house.throttle.is_blocked(HOME, "ann@x.test")
+    assert house.hasher.verifies == guesses
+    lines = book.of(logging.INFO, "event=login", "result=refused", "cause=wrong_password", credential.public_id)
+    assert len(lines) == guesses
+    assert book.of(logging.INFO, "result=cut_off") == []
+
+
+async def test_a_rightful_client_that_hangs_up_is_never_counted(house: House, book: LogBook) -> None:
+    """An office behind one address whose clients give up, all at once, on a server that is slow."""
+    account = house.account()
+    for _ in range(12):  # more than wrong ones would have room
+        password, _ = house.app_password(account)
+        house.hasher.is_waiting.clear()
+        gate = threading.Event()
+        reached = await in_the_hash(house, gate)
+        login = asyncio.create_task(house.enter("ann@x.test", password))
+        await reached
+        gate.set()
+        await hang_up(login)
+    assert house.hasher.verifies == 12
+    house.hasher.gate = None
+    assert len(book.of(logging.INFO, "event=login", "result=cut_off")) == 12
+    await house.enter("ann@x.test", password)
+
+
+async def test_who_hangs_up_before_his_hash_was_begun_costs_nothing_and_is_logged(house: House, book: LogBook) -> None:
+    password, _ = house.app_password(house.account())
+    gate = threading.Event()
+    reached = await in_the_hash(house, gate)
+    first = asyncio.create_task(house.enter("ann@x.test", password))
+    await reached
+    waiting = asyncio.create_task(house.enter("ann@x.test", wrong_password(like=password)))
+    await until(lambda: house.store.lookups == 2 and house.tickets == 2)
+    await hang_up(waiting)
+    assert len(book.of(logging.INFO, "event=login", "result=cut_off")) == 1
+    gate.set()
+    await first
+    assert house.hasher.verifies == 1
+
+
+@pytest.mark.parametrize("which", ["QUEUE_S", "LOGIN_S"])
+async def test_a_hash_that_ends_behind_the_deadline_still_tells(
+    house: House, monkeypatch: pytest.MonkeyPatch, which: str
+) -> None:
+    """Else a guesser who keeps the server busy would guess uncounted."""
+    password, _ = house.app_password(house.account())
+    monkeypatch.setattr(service, which, 0.5 if which == "LOGIN_S" else 0.05)
+    gate = threading.Event()
+    reached = await in_the_hash(house, gate)
+    started = asyncio.get_running_loop().time()
+    login = asyncio.create_task(house.enter("ann@x.test", wrong_password(like=password), started=started))
+    await reached
+    await until(lambda: login.cancelling() > 0)
+    gate.set()
+    with pytest.raises(Refused) as caught:
+        await login
+    assert caught.value.refusal is Refusal.WRONG_PASSWORD
+
+
+async def test_a_client_that_hangs_up_while_waiting_for_its_refusal_leaves_nothing(house: House, book: LogBook) -> None:
+    loop = asyncio.get_running_loop()
+    login = asyncio.create_task(house.enter("ann@x.test", wrong_password(), started=loop.time()))
+    await until(lambda: house.store.lookups > 0 and house.tickets == 0)
+    await hang_up(login)
+    assert len(book.of(logging.INFO, "event=login")) == 1
 
 
 async def test_a_hang_up_in_the_very_turn_that_brings_the_token_is_no_login(house: House) -> None:

@@ -60,7 +60,7 @@ def _serve(arguments: argparse.Namespace, config: Path) -> int:
     if arguments.web_only:
         from proxy.web.serve import run  # noqa: PLC0415 - the page alone
 
-        return run(load(config))
+        return run(config)
     from proxy.serving.supervisor import serve  # noqa: PLC0415 - the whole server
 
     return serve(load(config), has_page=not arguments.no_web)

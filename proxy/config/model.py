@@ -260,6 +260,7 @@ class Config:
     metrics: MetricsConfig = field(default_factory=MetricsConfig)
     limits: LimitsConfig = field(default_factory=LimitsConfig)
     web: WebConfig | None = None
+    text: bytes = field(default=b"", repr=False, compare=False)  # of the file, for a process that is to have the same
 
     def upstreams_of(self, listener: ListenConfig) -> tuple[UpstreamConfig, ...]:
         return tuple(self.upstreams[name] for name in listener.upstreams)

@@ -76,13 +76,15 @@ _RANGES: dict[str, tuple[int, int]] = {
 }
 
 
-def load(path: Path) -> Config:
+def load(path: Path, text: bytes | None = None) -> Config:
     """Read and check a configuration file.
 
+    text    what stood in it when it was checked, if not what stands there now is wanted
     raises  ConfigError, one line: the file, the key, what is wrong with it; the remedy
     """
     file = Path(os.path.abspath(path))  # noqa: PTH100 - resolve() would follow links, and relative paths start here
-    top = Table(file, "", _toml(file), _SECTIONS)
+    text = _read(file) if text is None else text
+    top = Table(file, "", _toml(file, text), _SECTIONS)
     upstreams = upstreams_of(top)
     tls = _tls(top)
     return Config(
@@ -99,10 +101,11 @@ def load(path: Path) -> Config:
         metrics=_metrics(top),
         limits=_limits(top),
         web=web_of(top, upstreams, tls),
+        text=text,
     )
 
 
-def _toml(file: Path) -> Mapping[str, object]:
+def _read(file: Path) -> bytes:
     try:
         with file.open("rb") as stream:
             data = stream.read(MAX_FILE_BYTES + 1)
@@ -114,6 +117,10 @@ def _toml(file: Path) -> Mapping[str, object]:
         raise ConfigError(f"cannot read {file}: {error.strerror}", "name a TOML file with --config") from None
     if len(data) > MAX_FILE_BYTES:
         raise ConfigError(f"{file} is longer than {MAX_FILE_BYTES} bytes", "name the right file with --config")
+    return data
+
+
+def _toml(file: Path, data: bytes) -> Mapping[str, object]:
     try:
         # Editors on Windows put a byte order mark in front, which TOML does not know.
         return tomllib.loads(data.decode("utf-8-sig"))

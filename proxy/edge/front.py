@@ -15,7 +15,8 @@ from proxy.edge.transport import Transport
 from proxy.edge.upstream import Connection, dial
 from proxy.errors import Refusal
 from proxy.live.sessions import Registry, Session
-from proxy.login.service import Attempt, LoginService, Passage
+from proxy.login.attempt import Attempt
+from proxy.login.service import LoginService, Passage
 from proxy.logs import Line
 from proxy.meters import HANDSHAKES_FAILED, Meters
 from proxy.wire.sasl import Credentials
@@ -75,11 +76,19 @@ class Visit:
         return await self._house.login.enter(attempt, dial)
 
     def relay(self, client: Transport, passage: Passage[Connection], leftover: bytes, keep: object = None) -> None:
-        """Hand both connections to the relay; the client has been told OK.
+        """Hand both connections to the relay; the client has been told OK. If that fails, both end here.
 
         leftover    what the client sent after its credentials: goes upstream first
         keep        stays referenced until the session ends
         """
+        try:
+            self._join(client, passage, leftover, keep)
+        except Exception:
+            logger.exception("%s", Line("relay_crashed", service=self.listener.protocol, id=self.id))
+            client.abort()
+            self.abandon(passage)
+
+    def _join(self, client: Transport, passage: Passage[Connection], leftover: bytes, keep: object) -> None:
         self._house.guests.let_in(self.id)
         if passage.connection.extensions is not None:
             self._house.learn(passage.session.upstream, self.listener.protocol, passage.connection.extensions)
@@ -93,7 +102,7 @@ class Visit:
         relay.start()
 
     def abandon(self, passage: Passage[Connection]) -> None:
-        """The client hung up between the upstream's OK and ours."""
+        """Nobody will use it: the client hung up between the upstream's OK and ours, or the relay failed."""
         passage.connection.abort()
         self._session_ended(passage.session)
 

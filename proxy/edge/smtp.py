@@ -375,12 +375,7 @@ class SmtpFront(SMTP):
         client.pause_reading()
         leftover = self._lines.take()
         self._leave()
-        try:
-            self._visit.relay(client, passage, leftover)
-        except BaseException:
-            client.abort()
-            self._visit.abandon(passage)
-            raise
+        self._visit.relay(client, passage, leftover)
 
     def _client_name(self) -> str:
         assert self.session is not None

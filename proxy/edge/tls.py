@@ -66,6 +66,7 @@ def client_context(upstream: UpstreamConfig) -> ssl.SSLContext:
     """The context for an upstream's servers: system roots, or `tls_ca` in their place; always verified."""
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     context.minimum_version = ssl.TLSVersion.TLSv1_2
+    context.options |= ssl.OP_NO_RENEGOTIATION  # no mail server needs it, and each one would cost us a handshake
     if upstream.tls_ca is None:
         context.load_default_certs(ssl.Purpose.SERVER_AUTH)
         return context

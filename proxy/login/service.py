@@ -8,6 +8,7 @@ show in when the answer comes.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 from collections.abc import Callable, Coroutine
 from dataclasses import dataclass
@@ -15,9 +16,10 @@ from datetime import UTC, datetime
 from time import monotonic
 from typing import Generic
 
-from proxy.config import Protocol, UpstreamConfig
+from proxy.config import UpstreamConfig
 from proxy.errors import Answer, Refusal, Refused, StoreUnavailable
 from proxy.live.sessions import Registry, Session
+from proxy.login.attempt import Attempt, authzid_of, kind_of, name, name_for_log, session_of
 from proxy.login.caps import Caps
 from proxy.login.dialling import C, Dial, Dialler
 from proxy.login.pace import GRID_S, Pace, next_point
@@ -28,35 +30,20 @@ from proxy.logs import Line
 from proxy.meters import LOGIN_SECONDS, LOGINS, Meters
 from proxy.oauth import TokenBroker
 from proxy.record.journal import Journal
-from proxy.record.refusals import Kind, RefusalLedger
+from proxy.record.refusals import RefusalLedger
 from proxy.store.pool import StorePool
-from proxy.store.rows import Account, Credential, LastUse, LoginRow, SecretRow
+from proxy.store.rows import LastUse, LoginRow, SecretRow
 from proxy.store.store import Store
 from proxy.vault.apppassword import AppPassword, parse
 from proxy.vault.cache import Fingerprints, Verified, VerifyCache
 from proxy.vault.hashing import HashPool, Lane, QueueFull, Ticket
 from proxy.vault.sealed import OpenKey
 from proxy.wire.names import canonical_login
-from proxy.wire.sasl import Credentials
 
 logger = logging.getLogger("gatepost.login")
 
 LOGIN_S = 25.0  # from credentials to the answer: 5 s of queue, 10 s for a token, 10 s to dial
 QUEUE_S = 5.0
-
-
-@dataclass(frozen=True, slots=True)
-class Attempt:
-    """What a front knows when credentials have arrived. `credentials` is None if they were malformed."""
-
-    id: str
-    protocol: Protocol
-    upstreams: tuple[str, ...]  # those behind this listener
-    peer: str  # address without port, IPv4-mapped ones as IPv4
-    credentials: Credentials | None
-    mechanism: str
-    client: str
-    started: float  # loop time
 
 
 @dataclass(slots=True)
@@ -65,6 +52,13 @@ class Passage(Generic[C]):
 
     session: Session
     connection: C
+
+
+@dataclass(slots=True)
+class _Finding:
+    """What stays known of an attempt that is cut off: `wrong` if its secret was found to be."""
+
+    wrong: Refused | None = None
 
 
 class LoginService:
@@ -109,26 +103,35 @@ class LoginService:
     async def enter(self, attempt: Attempt, dial: Dial[C]) -> Passage[C]:
         """Let an attempt in, or raise Refused; both are logged here, and a refusal comes on the grid.
 
+        An attempt that is cancelled, mostly because the client hung up, is logged as well. If its secret was found to
+        be wrong it is a refusal like any other: no answer was seen, but a hash was computed, and nobody shall have
+        that without being counted. What was found right, or not looked at, counts against nobody.
+
         dial    opens an authenticated connection upstream; raises UpstreamError
         """
+        finding = _Finding()
         try:
             async with asyncio.timeout_at(attempt.started + LOGIN_S):
-                passage = await self._admit(attempt, dial)
+                passage = await self._admit(attempt, dial, finding)
+        except asyncio.CancelledError:
+            if finding.wrong is not None:
+                self._tell_refused(attempt, finding.wrong)
+            else:
+                self._log(attempt, "cut_off")
+            raise
         except Refused as error:
             refused = error
         except StoreUnavailable as error:
             refused = Refused(Refusal.STORE_DOWN, str(error))
         except TimeoutError:
-            refused = Refused(Refusal.LOGIN_DEADLINE)
+            refused = finding.wrong or Refused(Refusal.LOGIN_DEADLINE)
         except Exception:
             logger.exception("%s", Line("login_crashed", id=attempt.id))
             refused = Refused(Refusal.INTERNAL)
         else:
             self._log(attempt, "ok", session=passage.session)
             return passage
-        is_new = self._count(attempt, refused)
-        self._refusals.record(_kind(attempt, refused))
-        self._log(attempt, "refused", refused=refused, level=logging.INFO if is_new else logging.DEBUG)
+        self._tell_refused(attempt, refused)
         await self._wait_for_grid(attempt.started, refused.refusal.answer)
         raise refused
 
@@ -136,9 +139,9 @@ class LoginService:
         if self._chores:
             await asyncio.wait(self._chores)
 
-    async def _admit(self, attempt: Attempt, dial: Dial[C]) -> Passage[C]:
+    async def _admit(self, attempt: Attempt, dial: Dial[C], finding: _Finding) -> Passage[C]:
         login, password = self._read(attempt)
-        row, key = await self._verified_row(attempt, login, password)
+        row, key = await self._verified_row(attempt, login, password, finding)
         account, credential, secret = row.account, row.credential, row.secret
         assert credential is not None
         assert secret is not None
@@ -148,9 +151,9 @@ class LoginService:
                 raise Refused(Refusal.WRONG_LISTENER, "the account's upstream is not configured")
             connection, place = await self._dialler.open(row, key, upstream, attempt.protocol, dial)
         except Refused as refused:
-            _name(refused, row)
+            name(refused, row)
             raise
-        session = _session(attempt, account, credential, secret, row.revision)
+        session = session_of(attempt, account, credential, secret, row.revision)
         session.on_gone = place.leave
         self._registry.admit(session)
         # By the name that was typed: before the look-up no other is known.
@@ -162,7 +165,7 @@ class LoginService:
     # -- who is it ---------------------------------------------------------------------------------------------------
 
     async def _verified_row(
-        self, attempt: Attempt, login: str, password: AppPassword
+        self, attempt: Attempt, login: str, password: AppPassword, finding: _Finding
     ) -> tuple[LoginRow, OpenKey | None]:
         """The row of an app password that was verified and may be used in this way; and what opens a sealed account."""
         known = self._cache.find(login, password)
@@ -177,12 +180,17 @@ class LoginService:
             row, is_confirmed = await self._find(attempt, login, password, known)
             try:
                 await self._verify(row, password, known, ticket)
-                wanted = Wanted(attempt.protocol, attempt.peer, attempt.upstreams, login, _authzid(attempt))
+                wanted = Wanted(attempt.protocol, attempt.peer, attempt.upstreams, login, authzid_of(attempt))
                 if (refusal := judge(row, wanted, datetime.now(UTC))) is not None:
                     raise Refused(refusal)
                 key = await self._unlocker.key(row, password, known, ticket)
             except Refused as refused:
-                _name(refused, row)
+                name(refused, row)
+                raise
+            except asyncio.CancelledError:
+                if ticket is not None and ticket.is_right is False:
+                    finding.wrong = Refused(Refusal.WRONG_PASSWORD, "cut off before the answer")
+                    name(finding.wrong, row)
                 raise
         finally:
             if ticket is not None:
@@ -201,12 +209,12 @@ class LoginService:
             return
         if ticket is None:
             raise Refused(Refusal.HASH_QUEUE_FULL)
-        try:
+        with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(QUEUE_S):
-                is_right = await self._hashes.verify(ticket, row.secret.phc, password)
-        except TimeoutError:
-            raise Refused(Refusal.HASH_QUEUE_FULL, "waited too long") from None
-        if not is_right:
+                await self._hashes.verify(ticket, row.secret.phc, password)
+        if ticket.is_right is None:
+            raise Refused(Refusal.HASH_QUEUE_FULL, "waited too long")
+        if not ticket.is_right:
             raise Refused(Refusal.WRONG_PASSWORD)
         self._rehash_if_outdated(row.secret, password)
 
@@ -281,6 +289,11 @@ class LoginService:
 
     # -- what is told ------------------------------------------------------------------------------------------------
 
+    def _tell_refused(self, attempt: Attempt, refused: Refused) -> None:
+        is_new = self._count(attempt, refused)
+        self._refusals.record(kind_of(attempt, refused))
+        self._log(attempt, "refused", refused=refused, level=logging.INFO if is_new else logging.DEBUG)
+
     def _count(self, attempt: Attempt, refused: Refused) -> bool:
         """Count a wrong secret. Returns whether the refusal deserves a line at INFO (outcomes E30)."""
         credentials = attempt.credentials
@@ -306,7 +319,7 @@ class LoginService:
         line = Line(
             "login",
             service=attempt.protocol,
-            user=session.email if session else (refused and refused.user) or _name_for_log(attempt.credentials),
+            user=session.email if session else (refused and refused.user) or name_for_log(attempt.credentials),
             peer=attempt.peer,
             result=result,
             cause=refused.refusal.value if refused else None,
@@ -318,55 +331,3 @@ class LoginService:
             id=attempt.id,
         )
         logger.log(level, "%s", line)
-
-
-def _authzid(attempt: Attempt) -> str | None:
-    """The authorization identity in canonical form: "" if none was sent, None if it is no login name."""
-    if attempt.credentials is None or not attempt.credentials.authzid:
-        return ""
-    return canonical_login(attempt.credentials.authzid)
-
-
-def _session(attempt: Attempt, account: Account, credential: Credential, secret: SecretRow, revision: int) -> Session:
-    return Session(
-        id=attempt.id,
-        account_id=account.id,
-        email=account.email,
-        credential_id=credential.id,
-        public_id=credential.public_id,
-        name=credential.name,
-        secret_id=secret.id,
-        generation=credential.generation,
-        revision=revision,
-        protocol=attempt.protocol,
-        upstream=account.upstream,
-        upstream_user=account.upstream_user,
-        peer=attempt.peer,
-        client=attempt.client,
-    )
-
-
-def _name(refused: Refused, row: LoginRow) -> None:
-    """Note for log and audit which account and app password a refused login meant."""
-    refused.user = row.account.email
-    if row.credential is not None:
-        refused.app_password, refused.name = row.credential.public_id, row.credential.name
-
-
-def _kind(attempt: Attempt, refused: Refused) -> Kind:
-    return Kind(
-        account=refused.user or _name_for_log(attempt.credentials) or "",
-        app_password=refused.app_password,
-        name=refused.name,
-        protocol=attempt.protocol,
-        address=attempt.peer,
-        cause=refused.refusal.value,
-    )
-
-
-def _name_for_log(credentials: Credentials | None) -> str | None:
-    """The login name as typed, unless it may be a password in the wrong field."""
-    if credentials is None:
-        return None
-    login = canonical_login(credentials.login)
-    return login if login is not None and "@" in login else None

@@ -2,8 +2,9 @@
 
 The store keeps what people were told last; a round compares it with what is true and tells the difference. So nothing
 is lost when a hook or the store is down or a process ends, what was over before anybody was told is never told, and
-what the CLI does (`account connect`) ends an alert as well. A telling is claimed in the store first, and given back if
-it failed; a process that is killed while it tells loses that one.
+what the CLI does (`account connect`) ends an alert as well. A telling is claimed in the store first, and noted there
+when somebody took it. A process that is killed while it tells leaves its claim, which runs out: then another one tells,
+perhaps for the second time.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ import asyncio
 import contextlib
 import json
 import logging
+import secrets
 from collections import Counter
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
@@ -23,8 +25,9 @@ from proxy.errors import StoreUnavailable
 from proxy.logs import Line
 from proxy.store.audit_rows import Entry
 from proxy.store.pool import StorePool
-from proxy.store.rows import Account, AccountState, TokenState, Told
+from proxy.store.rows import Account, AccountState, Claim, TokenState, Told
 from proxy.store.store import Store
+from proxy.store.trail import entry_subject
 
 logger = logging.getLogger("gatepost.alerts")
 
@@ -33,6 +36,7 @@ POLL_S = 5.0  # how late we notice what others wrote into the store
 USES_PER_ROUND = 50
 BREATH_S = 1.0  # between two rounds, however much happens
 PAUSES_S = (30.0, 600.0)  # after a failed telling: at first, doubled each time, at last
+CLAIM = timedelta(minutes=2)  # the hooks end within 30 s; the rest is for a store that is slow, and clocks that differ
 REJECTED = "rejected"
 
 
@@ -102,7 +106,8 @@ class Alerts:
             None  # upstreams, as of the last round; before the first nobody knows
         )
         self._sealed_failing: set[int] = set()  # accounts, since the last round
-        self._owed: list[Callable[[], object]] = []  # claims to give back that the store has not had back
+        self._owner = secrets.token_hex(8)
+        self._owed: list[Callable[[], object]] = []  # how claims ended, which the store does not know yet
         self._failures: Counter[str] = Counter()  # by subject: what fails comes last
 
     # -- what the broker tells -----------------------------------------------------------------------------------------
@@ -155,7 +160,7 @@ class Alerts:
 
     async def tell(self) -> bool:
         """One round. False if somebody should have been told, but nobody was there. Raises StoreUnavailable."""
-        await self._give_back()
+        await self._settle()
         changes = [*await self._upstream_changes(), *await self._account_changes()]
         for change in sorted(changes, key=lambda one: self._failures[one.subject]):
             if not await self._tell(change):
@@ -168,22 +173,37 @@ class Alerts:
         """Tell of app passwords that are used from new networks, each once. False if nobody took it."""
         trail = self._store.trail
         for entry in await self._pool.run(trail.untold, USES_PER_ROUND):
-            if not await self._pool.run(partial(trail.set_untold, entry.id, is_untold=False)):
+            if not await self._pool.run(trail.claim_entry, entry.id, self._claim()):
                 continue  # another process tells it
-            is_told = False
-            try:
-                is_told = await self._deliver(self._text_of_use(entry))
-            finally:
-                if not is_told:
-                    self._owed.append(partial(trail.set_untold, entry.id, is_untold=True))
-                    await self._give_back()
-            if not is_told:
+            if not await self._deliver_claimed(
+                self._text_of_use(entry),
+                Line("alert", account=entry.account, state=entry.cause, app_password=entry.app_password),
+                done=partial(trail.settle_entry, entry.id, self._owner),
+                failed=partial(self._store.upkeep.drop_claim, entry_subject(entry.id), self._owner),
+            ):
                 return False
-            logger.info("%s", Line("alert", account=entry.account, state=entry.cause, app_password=entry.app_password))
         return True
 
-    async def _give_back(self) -> None:
-        """Let all tell what this process could not. What the store does not take now it gets in the next round."""
+    def _claim(self) -> Claim:
+        now = self._now()
+        return Claim(self._owner, now, now + CLAIM)
+
+    async def _deliver_claimed(
+        self, text: bytes, line: Line, *, done: Callable[[], object], failed: Callable[[], object]
+    ) -> bool:
+        """Tell, and have the store know how it went: `done` or `failed`, also when this process is told to end."""
+        is_told = False
+        try:
+            is_told = await self._deliver(text)
+            if is_told:
+                logger.info("%s", line)
+        finally:
+            self._owed.append(done if is_told else failed)
+            await self._settle()
+        return is_told
+
+    async def _settle(self) -> None:
+        """What the store does not take now it gets in the next round."""
         while self._owed:
             await self._pool.run(self._owed[0])
             del self._owed[0]
@@ -233,22 +253,21 @@ class Alerts:
         return self._now() - account.token_since < FAILING_FOR
 
     async def _tell(self, change: _Change) -> bool:
-        claim = (change.subject, change.account_id)
-        if not await self._pool.run(self._store.upkeep.replace_told, *claim, change.former, change.new):
-            return True  # another process tells it
+        upkeep = self._store.upkeep
+        noted = (change.subject, change.account_id, change.former, change.new)
         if change.is_silent:
+            await self._pool.run(upkeep.replace_told, *noted)
             return True
-        is_told = False
-        try:
-            is_told = await self._deliver(self._text(change))
-        finally:
-            if not is_told:  # also when this process is told to end
-                self._owed.append(partial(self._store.upkeep.replace_told, *claim, change.new, change.former))
-                await self._give_back()
+        if not await self._pool.run(upkeep.claim_change, change.subject, change.former, self._claim()):
+            return True  # another process tells it
+        key = "upstream" if change.account_id is None else "account"
+        is_told = await self._deliver_claimed(
+            self._text(change),
+            Line("alert", **{key: change.name}, state=_state(change), detail=change.detail or None),
+            done=partial(upkeep.settle_change, *noted, self._owner),
+            failed=partial(upkeep.drop_claim, change.subject, self._owner),
+        )
         if is_told:
-            key = "upstream" if change.account_id is None else "account"
-            line = Line("alert", **{key: change.name}, state=_state(change), detail=change.detail or None)
-            logger.info("%s", line)
             self._forget(change)
         return is_told
 

@@ -26,7 +26,8 @@ webhook     gets it as application/json. Any 2xx answer within 10 s means taken;
             proxies come from the usual environment variables.
 
 An alert that at least one of the two took counts as told. If none did it is tried again, after 30 s at first and ten
-minutes at last, for as long as it is true. Keys may be added; a receiver should ignore those that it does not know.
+minutes at last, for as long as it is true. One that was under way when its process was killed is told by another two
+minutes later, perhaps a second time. Keys may be added; a receiver should ignore those that it does not know.
 """
 
 from __future__ import annotations

@@ -12,9 +12,10 @@ import logging
 import selectors
 import socket
 from collections.abc import Callable
+from time import monotonic
 
 from proxy.logs import Line
-from proxy.serving.control import may_ask, peer_of
+from proxy.serving.control import AGAIN_S, may_ask, peer_of
 
 logger = logging.getLogger("gatepost.workers")
 
@@ -24,10 +25,13 @@ MAX_ASKERS = 8  # more are turned away: they ask for what is under way already
 class Askers:
     """Owned by the supervisor. `sock` listens, or is None where there is no RuntimeDirectory."""
 
-    def __init__(self, sock: socket.socket | None, config: str) -> None:
-        """`config` is the name of the file that is read again."""
+    def __init__(self, sock: socket.socket | None, config: str, *, clock: Callable[[], float] = monotonic) -> None:
+        """`config` is the name of the file that is read again; `clock` is monotonic seconds."""
         self._sock = sock
         self._config = config
+        self._clock = clock
+        self._attend: Callable[[], object] = lambda: None
+        self._attend_at: float | None = None  # None: requests are attended to, or never will be
         self._waiting: list[socket.socket] = []  # for the next reload
         self._asked: list[socket.socket] = []  # for the one that is under way
 
@@ -35,7 +39,21 @@ class Askers:
         """Take requests from now on."""
         if self._sock is not None:
             listening = self._sock
-            selector.register(listening, selectors.EVENT_READ, lambda: self._on_request(listening, reload))
+
+            def on_request() -> None:
+                if not self._is_accepted(listening, reload):
+                    # It stays readable: a busy loop would take the time from those who make room.
+                    selector.unregister(listening)
+                    self._attend_at = self._clock() + AGAIN_S
+
+            self._attend = lambda: selector.register(listening, selectors.EVENT_READ, on_request)
+            self._attend()
+
+    def look(self) -> None:
+        """What is due once a turn: attend to requests again, after a rest."""
+        if self._attend_at is not None and self._clock() >= self._attend_at:
+            self._attend_at = None
+            self._attend()
 
     def begin(self) -> None:
         """A reload begins: who has asked by now is told of its end."""
@@ -55,12 +73,20 @@ class Askers:
         for sock in (*self._waiting, *self._asked):
             sock.close()
 
-    def _on_request(self, listening: socket.socket, reload: Callable[[], None]) -> None:
+    def _is_accepted(self, listening: socket.socket, reload: Callable[[], None]) -> bool:
+        """Take one request; False if it has to wait, most likely for want of descriptors."""
         try:
             sock, _ = listening.accept()
-        except OSError:  # it has left; or there are no descriptors, and the next turn tries again
-            return
+        except BlockingIOError:  # it has left
+            return True
+        except OSError as error:
+            logger.warning("%s", Line("control_delayed", error=error.strerror))
+            return False
         sock.setblocking(False)
+        self._heed(sock, reload)
+        return True
+
+    def _heed(self, sock: socket.socket, reload: Callable[[], None]) -> None:
         try:
             uid, groups = peer_of(sock)
         except OSError:

@@ -1,7 +1,8 @@
 """The web page's process beside the workers, `gatepost serve --web-only`: started, replaced, ended by the supervisor.
 
 A program of its own and not a fork: nothing of the master key that the supervisor has looked at is in its memory. It
-ends when its standard input does, which is a pipe that the supervisor alone holds open.
+ends when its standard input does, which is a pipe that the supervisor alone holds open. The configuration that was
+checked is given to it, as the workers have it; the file may have become another, or no good one.
 """
 
 from __future__ import annotations
@@ -10,9 +11,11 @@ import logging
 import os
 import subprocess
 import sys
+from pathlib import Path
 from time import monotonic
 
 from proxy.config import Config
+from proxy.config.reader import load
 from proxy.logs import Line
 
 logger = logging.getLogger("gatepost.workers")
@@ -22,7 +25,20 @@ PAUSE_S = (1.0, 60.0)  # before its replacement: at first, doubled each time, at
 STOP_S = 15.0  # longer than the page gives to answers under way
 # What systemd gave to the supervisor for itself alone.
 _NOT_PASSED = ("NOTIFY_SOCKET", "WATCHDOG_USEC", "WATCHDOG_PID", "LISTEN_PID", "LISTEN_FDS", "LISTEN_FDNAMES")
-SUPERVISED = "GATEPOST_SUPERVISED"  # in its environment: standard input ends with the supervisor
+# In its environment: standard input ends with the supervisor, and this descriptor has the configuration's text.
+SUPERVISED = "GATEPOST_SUPERVISED"
+
+
+def given(path: Path) -> Config:
+    """In the page's own process: the configuration that the supervisor runs by; without one, the file's.
+
+    raises  ConfigError
+    """
+    descriptor = os.environ.get(SUPERVISED)
+    if descriptor is None:
+        return load(path)
+    with os.fdopen(int(descriptor), "rb") as stream:
+        return load(path, stream.read())
 
 
 class Page:
@@ -69,10 +85,15 @@ class Page:
     def _start(self, config: Config) -> None:
         command = [sys.executable, "-m", "proxy", "serve", "--web-only", "--config", str(config.path)]
         environment = {key: value for key, value in os.environ.items() if key not in _NOT_PASSED}
-        environment[SUPERVISED] = "1"
         self._started_at = monotonic()
         try:
-            self._process = subprocess.Popen(command, stdin=self._supervised, env=environment)  # noqa: S603 - ourselves
+            with os.fdopen(os.memfd_create("gatepost.toml"), "w+b") as text:
+                text.write(config.text)
+                text.seek(0)
+                environment[SUPERVISED] = str(text.fileno())
+                self._process = subprocess.Popen(  # noqa: S603 - ourselves
+                    command, stdin=self._supervised, env=environment, pass_fds=[text.fileno()]
+                )
         except OSError as error:
             self._put_off()
             logger.error("%s", Line("web_not_started", error=error.strerror))  # noqa: TRY400

@@ -35,7 +35,13 @@ class Succession:
     """All generations that have a worker. `is_up` is true from when the first one served."""
 
     def __init__(
-        self, first: Generation, systemd: Manager, askers: Askers, log_as: Callable[[Generation], object]
+        self,
+        first: Generation,
+        systemd: Manager,
+        askers: Askers,
+        log_as: Callable[[Generation], object],
+        *,
+        come_s: float = COME_S,
     ) -> None:
         """`log_as` has this process log as a generation's configuration says."""
         self.serving = first
@@ -46,6 +52,7 @@ class Succession:
         self._systemd = systemd
         self._askers = askers
         self._log_as = log_as
+        self._come_s = come_s
         self._must_reload = False
         self._must_come_by = 0.0  # or the reload is refused
         self._files_at = 0.0  # the next look at the certificate's files
@@ -154,7 +161,7 @@ class Succession:
                 certificates = preflight(config)
                 if certificates.digest != self.serving.certificates.digest:
                     certificates.require_unexpired()
-                self._must_come_by = monotonic() + COME_S
+                self._must_come_by = monotonic() + self._come_s
                 self.coming = self.serving.next(config, certificates, self._systemd.passed)
                 self.all.append(self.coming)
         except OperatorError as error:

@@ -133,6 +133,7 @@ class Supervisor:
         """What is due once a turn: whom nobody has heard of, who is late, what has changed, what is told."""
         succession = self._succession
         succession.look()
+        self._askers.look()
         if self._vigil.is_kept(succession.all):
             self._systemd.alive()
         if self._page is not None:

@@ -218,10 +218,13 @@ def untold(connection: Connection, limit: int) -> list[Entry]:
     return _read(connection, select(*_COLUMNS).where(_is_untold).order_by(audit.c.id).limit(limit))
 
 
-def set_untold(connection: Connection, entry_id: int, *, is_untold: bool) -> bool:
-    """Claim the telling of an entry (False), or give the claim back (True); False if it is somebody else's."""
-    this = and_(audit.c.id == entry_id, audit.c.untold.is_(not is_untold))
-    return connection.execute(update(audit).where(this).values(untold=is_untold)).rowcount > 0
+def is_untold(connection: Connection, entry_id: int) -> bool:
+    return connection.scalars(select(audit.c.untold).where(audit.c.id == entry_id)).first() or False
+
+
+def set_told(connection: Connection, entry_id: int) -> None:
+    """An alert was sent of it."""
+    connection.execute(update(audit).where(audit.c.id == entry_id).values(untold=False))
 
 
 def _read(connection: Connection, query: Any) -> list[Entry]:

@@ -293,6 +293,15 @@ class Told:
 
 
 @dataclass(frozen=True, slots=True)
+class Claim:
+    """A right to tell people of something: whose it is, and when others may take it because he seems to be gone."""
+
+    owner: str
+    taken: datetime
+    until: datetime
+
+
+@dataclass(frozen=True, slots=True)
 class Standing:
     """What a live session must be compared with after a revision. A secret that is gone has no Standing."""
 

@@ -173,8 +173,8 @@ learned = Table(  # what an upstream announced after login, for the lists that t
 told = Table(  # the trouble that people were last told of by an alert; no row: that all is well
     "told",
     metadata,
-    Column("subject", Text, primary_key=True),  # "account:17" or "upstream:name"
-    Column("account_id", ForeignKey(account.c.id, ondelete="CASCADE")),  # null: an upstream
+    Column("subject", Text, primary_key=True),  # "account:17" or "upstream:name"; upkeep's claims stand here, too
+    Column("account_id", ForeignKey(account.c.id, ondelete="CASCADE")),  # null: an upstream, or a claim
     Column("state", Text, nullable=False),
     Column("since", UtcDateTime, nullable=False),
     UniqueConstraint("account_id"),

@@ -9,6 +9,8 @@ from proxy.store import audit, recipients
 from proxy.store.audit import Scribe
 from proxy.store.audit_rows import Actor, Entry, Refusals, Wanted
 from proxy.store.engine import Database
+from proxy.store.rows import Claim
+from proxy.store.upkeep import drop_claim, take_claim
 
 
 class Trail:
@@ -53,10 +55,21 @@ class Trail:
         with self._database.read() as connection:
             return audit.untold(connection, limit)
 
-    def set_untold(self, entry_id: int, *, is_untold: bool) -> bool:
-        """Claim the telling of an entry (False) or give the claim back (True); False if somebody else has it."""
+    def claim_entry(self, entry_id: int, claim: Claim) -> bool:
+        """Claim the telling of an entry; False if somebody else has it, or has told it already."""
         with self._database.write() as connection:
-            return audit.set_untold(connection, entry_id, is_untold=is_untold)
+            if not take_claim(connection, entry_subject(entry_id), claim):
+                return False
+            is_ours = audit.is_untold(connection, entry_id)
+            if not is_ours:
+                drop_claim(connection, entry_subject(entry_id), claim.owner)
+            return is_ours
+
+    def settle_entry(self, entry_id: int, owner: str) -> None:
+        """It was told: note that, and end the claim."""
+        with self._database.write() as connection:
+            audit.set_told(connection, entry_id)
+            drop_claim(connection, entry_subject(entry_id), owner)
 
     def drop_old(self, keep: timedelta, keep_refusals: timedelta) -> int:
         """Delete some of what is older than that. Returns how many rows; call it again until it is 0."""
@@ -73,3 +86,8 @@ class Trail:
         """Let secrets that `rotate` replaced open nothing any more once their time is over."""
         with self._database.write() as connection:
             return recipients.drop_outlived_keys(connection, Scribe(self._actor, self._clock()))
+
+
+def entry_subject(entry_id: int) -> str:
+    """What a claim to tell of an entry is about."""
+    return f"entry:{entry_id}"

@@ -12,8 +12,13 @@ from sqlalchemy.exc import IntegrityError
 from proxy.store.accounts import ACCOUNT_COLUMNS
 from proxy.store.engine import Database
 from proxy.store.revisions import IDS_AT_ONCE
-from proxy.store.rows import Account, AccountState, Purpose, TokenState, Told
+from proxy.store.rows import Account, AccountState, Claim, Purpose, TokenState, Told
 from proxy.store.schema import account, deposit, told
+
+# How the subject of a row begins that says who is telling of what follows: its `state` is his name, `since` is when the
+# others may do it because he seems to be gone. In one table, as told is what it is about.
+_CLAIM = "claim:"
+_is_claim = told.c.subject.startswith(_CLAIM)
 
 TROUBLES = (TokenState.FAILING, TokenState.NEEDS_CONSENT, TokenState.UPSTREAM_REFUSES)
 
@@ -77,9 +82,27 @@ class Upkeep:
             return upstreams_told_of(connection)
 
     def replace_told(self, subject: str, account_id: int | None, former: Told | None, new: Told | None) -> bool:
-        """Claim the telling of a change, or take the claim back; False if it is somebody else's."""
+        """Note what people were told, without telling; False if it was noted already."""
         with self._database.write() as connection:
             return replace_told(connection, subject, account_id, former, new)
+
+    def claim_change(self, subject: str, former: Told | None, claim: Claim) -> bool:
+        """Claim the telling of a change; False if somebody else has it, or has told it already."""
+        with self._database.write() as connection:
+            return claim_change(connection, subject, former, claim)
+
+    def settle_change(
+        self, subject: str, account_id: int | None, former: Told | None, new: Told | None, owner: str
+    ) -> None:
+        """It was told: note that, and end the claim. Once too often is harmless."""
+        with self._database.write() as connection:
+            replace_told(connection, subject, account_id, former, new)
+            drop_claim(connection, subject, owner)
+
+    def drop_claim(self, subject: str, owner: str) -> None:
+        """It was not told: let all tell it again."""
+        with self._database.write() as connection:
+            drop_claim(connection, subject, owner)
 
 
 def upheld_accounts(connection: Connection, ids: Collection[int]) -> list[Account]:
@@ -123,7 +146,8 @@ def accounts_to_tell_of(connection: Connection) -> list[tuple[Account, Told | No
 
 def upstreams_told_of(connection: Connection) -> dict[str, Told]:
     """By subject."""
-    rows = connection.execute(select(told.c.subject, told.c.state, told.c.since).where(told.c.account_id.is_(None)))
+    are_upstreams = told.c.account_id.is_(None) & ~_is_claim
+    rows = connection.execute(select(told.c.subject, told.c.state, told.c.since).where(are_upstreams))
     return {subject: Told(state, since) for subject, state, since in rows}
 
 
@@ -138,17 +162,43 @@ def replace_told(
     if former is None:
         if new is None or connection.execute(select(told.c.subject).where(this)).first() is not None:
             return False
-        try:
-            with connection.begin_nested():
-                values = {"subject": subject, "account_id": account_id, "state": new.state, "since": new.since}
-                connection.execute(insert(told).values(values))
-        except IntegrityError:  # another node was quicker, or the account is gone
-            return False
-        return True
+        return _is_inserted(connection, subject, account_id, new)
     this &= (told.c.state == former.state) & (told.c.since == former.since)
     if new is None:
         return connection.execute(delete(told).where(this)).rowcount > 0
     return connection.execute(update(told).where(this).values(state=new.state, since=new.since)).rowcount > 0
+
+
+def take_claim(connection: Connection, subject: str, claim: Claim) -> bool:
+    """Claim the telling of something; False while anybody has it, its owner included."""
+    connection.execute(delete(told).where(_is_claim, told.c.since <= claim.taken))
+    return _is_inserted(connection, _CLAIM + subject, None, Told(claim.owner, claim.until))
+
+
+def claim_change(connection: Connection, subject: str, former: Told | None, claim: Claim) -> bool:
+    if not take_claim(connection, subject, claim):
+        return False
+    # Behind the claim, which waits for whoever is about to end his: else he had told it between our look and this.
+    row = connection.execute(select(told.c.state, told.c.since).where(told.c.subject == subject)).first()
+    if (None if row is None else Told(*row)) == former:
+        return True
+    drop_claim(connection, subject, claim.owner)
+    return False
+
+
+def drop_claim(connection: Connection, subject: str, owner: str) -> None:
+    """End a claim, if it is still the owner's."""
+    connection.execute(delete(told).where(told.c.subject == _CLAIM + subject, told.c.state == owner))
+
+
+def _is_inserted(connection: Connection, subject: str, account_id: int | None, row: Told) -> bool:
+    values = {"subject": subject, "account_id": account_id, "state": row.state, "since": row.since}
+    try:
+        with connection.begin_nested():
+            connection.execute(insert(told).values(values))
+    except IntegrityError:  # another node was quicker, or the account is gone
+        return False
+    return True
 
 
 def _read(connection: Connection, statement: Select[Any]) -> list[Account]:

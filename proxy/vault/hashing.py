@@ -7,6 +7,7 @@ argon2-cffi releases the GIL, so threads compute in parallel; more threads than 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import secrets
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -100,6 +101,7 @@ class Ticket:
 
     lane: Lane
     is_held: bool = True
+    is_right: bool | None = None  # what its verify found, whether or not anybody waited for that; None: none has ended
 
 
 class HashPool:
@@ -136,7 +138,13 @@ class HashPool:
         self._meters.put(HASH_PLACES, lane.value, value=self._held[lane])
 
     async def verify(self, ticket: Ticket, phc: str, password: AppPassword) -> bool:
-        return await self._compute(ticket.lane, lambda: self.hasher.verify(phc, password))
+        """Whether the password fits; `ticket.is_right` says so as well, also to a waiter that was cancelled."""
+
+        def work() -> bool:
+            ticket.is_right = self.hasher.verify(phc, password)
+            return ticket.is_right
+
+        return await self._compute(ticket.lane, work)
 
     async def stretched(self, ticket: Ticket, stretch: Stretch, password: AppPassword) -> bytes:
         return await self._compute(ticket.lane, lambda: self.hasher.stretched(stretch, password))
@@ -145,18 +153,25 @@ class HashPool:
         return await self._compute(Lane.STRANGERS, lambda: self.hasher.hash(password))
 
     async def _compute(self, lane: Lane, work: Callable[[], T]) -> T:
-        loop = asyncio.get_running_loop()
         asked = monotonic()
         if lane is Lane.REGULARS:
-            return self._told(lane, asked, await loop.run_in_executor(self._threads, _timed, work))
+            return self._told(lane, asked, await self._run(work))
         async with self._strangers:
-            # Shielded: a cancelled waiter must not let the next stranger in while the thread still computes.
-            future = loop.run_in_executor(self._threads, _timed, work)
-            try:
-                return self._told(lane, asked, await asyncio.shield(future))
-            except asyncio.CancelledError:
-                await asyncio.wait([future])
-                raise
+            return self._told(lane, asked, await self._run(work))
+
+    async def _run(self, work: Callable[[], T]) -> _Done[T]:
+        job = self._threads.submit(_timed, work)
+        done = asyncio.wrap_future(job)
+        try:
+            return await asyncio.shield(done)
+        except asyncio.CancelledError:
+            # What no thread has begun is not computed. What one has, ends in its time, and a cancelled waiter with it,
+            # however often he is cancelled: his place is taken until then, and somebody counts what was found.
+            if not job.cancel():
+                while not done.done():
+                    with contextlib.suppress(asyncio.CancelledError):
+                        await asyncio.wait([done])
+            raise
 
     def _told(self, lane: Lane, asked: float, done: _Done[T]) -> T:
         self._meters.observe(HASH_WAIT, lane.value, value=done.began - asked)

@@ -10,6 +10,7 @@ import signal
 import socket
 from collections.abc import Iterator
 from datetime import UTC, datetime
+from pathlib import Path
 from time import monotonic
 
 import uvicorn
@@ -22,7 +23,7 @@ from proxy.errors import ConfigError, OperatorError, StoreUnavailable
 from proxy.logs import Line
 from proxy.oauth.client import TokenClient
 from proxy.outlet import configure, journalling
-from proxy.serving.page import SUPERVISED
+from proxy.serving.page import SUPERVISED, given
 from proxy.store.pool import StorePool
 from proxy.store.store import Store
 from proxy.web.app import application
@@ -43,8 +44,12 @@ BACKLOG = 128
 SWEEP_S = 600.0
 
 
-def run(config: Config) -> int:
-    """Serve the page until SIGTERM or SIGINT. Raises OperatorError or StoreUnavailable before it is ready."""
+def run(path: Path) -> int:
+    """Serve the page until SIGTERM or SIGINT. Raises OperatorError or StoreUnavailable before it is ready.
+
+    path    the configuration file; a supervisor's page is given what stood in it when it was checked
+    """
+    config = given(path)
     configure(config.log.level, config.log.format, journal=journalling(), has_thread=True)
     web = config.web
     if web is None:

@@ -69,7 +69,7 @@ def test_example_shows_every_key_of_the_model():
     def names(model: type) -> set[str]:
         return {field.name for field in dataclasses.fields(model)}
 
-    assert set(written) == {"listen", "upstream"} | names(Config) - {"path", "listeners", "upstreams"}
+    assert set(written) == {"listen", "upstream"} | names(Config) - {"path", "text", "listeners", "upstreams"}
     for section, model in {
         "store": StoreConfig,
         "keys": KeysConfig,

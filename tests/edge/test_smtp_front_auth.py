@@ -381,23 +381,6 @@ async def test_a_bug_is_answered_in_general_and_logged_whole_without_its_text(me
     assert "mark-of" not in caplog.text
 
 
-async def test_a_relay_that_fails_to_start_leaves_nothing_open(caplog):
-    class Broken(Visit):
-        def relay(self, *_args, **_keywords):
-            raise RuntimeError
-
-    visit = Broken()
-    client = Client(visit)
-    await client.answer()
-    await client.ask("EHLO x")
-    await client.send(f"AUTH PLAIN {PLAIN}\r\n")
-    await soon(visit.over.wait())
-    assert [door.is_aborted for door in visit.abandoned] == [True]
-    assert client.wire.is_aborted
-    await soon(asyncio.wait([client.front._handler_coroutine]))
-    assert "RuntimeError" in caplog.text
-
-
 async def test_nothing_that_a_client_sent_reaches_a_log_at_any_level(meet, caplog):
     caplog.set_level(logging.DEBUG)
     caplog.set_level(logging.DEBUG, logger="mail.log")

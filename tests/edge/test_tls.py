@@ -5,12 +5,14 @@ from __future__ import annotations
 import os
 import socket
 import ssl
+import subprocess
 import tempfile
 import threading
 import warnings
 from asyncio import sslproto
 from collections.abc import Iterator
 from pathlib import Path
+from subprocess import DEVNULL, PIPE
 
 import pytest
 import trustme
@@ -171,6 +173,28 @@ def test_upstream_is_verified_always(made):
         assert context.verify_mode is ssl.CERT_REQUIRED
         assert context.check_hostname
         assert context.minimum_version is ssl.TLSVersion.TLSv1_2
+
+
+def test_an_upstream_cannot_renegotiate(made):
+    command = ["openssl", "s_server", "-tls1_2", "-accept", "127.0.0.1:0", "-cert", made / "one.pem"]
+    context = client_context(UpstreamConfig(name="up", tls_ca=made / "ca.pem"))
+    with subprocess.Popen([*command, "-key", made / "one.key"], stdin=PIPE, stdout=PIPE, stderr=DEVNULL) as server:
+        assert server.stdin is not None
+        assert server.stdout is not None
+        try:
+            line = next(line for line in server.stdout if line.startswith(b"ACCEPT "))
+            address = ("127.0.0.1", int(line.rpartition(b":")[2]))
+            with (
+                socket.create_connection(address, 10) as sock,
+                context.wrap_socket(sock, server_hostname="localhost") as tls,
+            ):
+                assert tls.version() == "TLSv1.2"
+                server.stdin.write(b"R\n")  # s_server asks for it, and gives up when the client will not
+                server.stdin.flush()
+                with pytest.raises(ssl.SSLError, match="HANDSHAKE_FAILURE"):
+                    tls.recv(1)
+        finally:
+            server.kill()
 
 
 def test_private_authority_takes_the_place_of_the_systems(made):

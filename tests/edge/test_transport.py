@@ -10,6 +10,7 @@ import struct
 from contextlib import asynccontextmanager
 
 import pytest
+import trustme
 
 from proxy.edge.receiving import BURST_BYTES
 from proxy.edge.transport import Transport
@@ -298,3 +299,53 @@ async def test_a_wrong_name_is_refused_as_a_client(certificates, trust):
         await soon(serving)
     far.close()
     assert protocol.heard == []
+
+
+class Counting(Transport):
+    """Counts how often the loop says that there is room to write."""
+
+    __slots__ = ("told_of_room",)
+
+    def _on_writable(self):
+        self.told_of_room += 1
+        super()._on_writable()
+
+
+@on_both_loops
+async def test_a_handshake_that_waits_for_its_peer_does_not_ask_for_room(tmp_path):
+    """There is room all the time, so each turn of the loop would bring the next: a worker that does nothing else."""
+    ca = trustme.CA()
+    leaf = ca.issue_cert(*(f"{number}.{'name' * 12}.example" for number in range(1000)))  # more than a socket takes
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    leaf.configure_cert(context)
+    near, far = socket.socketpair()
+    near.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 4096)
+    for sock in (near, far):
+        sock.setblocking(False)
+    transport = Counting(near, Listener())
+    transport.told_of_room = 0
+    shaking = asyncio.create_task(transport.start_tls(context, server_side=True))
+    client = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    hello = ssl.MemoryBIO()
+    with pytest.raises(ssl.SSLWantReadError):
+        client.wrap_bio(ssl.MemoryBIO(), hello, server_hostname="x").do_handshake()
+    far.send(hello.read())
+    await until(lambda: transport._watch.writes)  # it has more to say than there is room
+    quiet = 0
+    while quiet < 20:  # turns in a row: then all is said, and it is the turn of a peer who is silent
+        try:
+            far.recv(65_536)
+            quiet = 0
+        except BlockingIOError:
+            quiet += 1
+        await asyncio.sleep(0)
+    told = transport.told_of_room
+    assert told > 0
+    for _ in range(20):
+        await asyncio.sleep(0)
+    assert transport.told_of_room == told
+    assert not shaking.done()
+    shaking.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await shaking
+    far.close()

@@ -23,8 +23,9 @@ from proxy.config import Endpoint, OAuth2Config, Protocol, Tls, UpstreamConfig
 from proxy.errors import StoreUnavailable, UpstreamError
 from proxy.live.publishing import Publisher
 from proxy.live.sessions import Registry
+from proxy.login.attempt import Attempt
 from proxy.login.caps import Caps
-from proxy.login.service import Attempt, LoginService, Passage
+from proxy.login.service import LoginService, Passage
 from proxy.login.throttle import Throttle
 from proxy.logs import JsonFormat, TextFormat
 from proxy.oauth import TokenBroker, TokenClient

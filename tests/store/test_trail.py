@@ -12,7 +12,18 @@ from sqlalchemy import event
 from proxy.errors import StoreError
 from proxy.store import Store
 from proxy.store.audit_rows import NEW_NETWORK, Actor, Entry, Event, Refusals, Wanted
-from proxy.store.rows import AccountState, CredentialState, LastUse, MasterKey, NewSecret, Purpose, TokenState, Use
+from proxy.store.rows import (
+    AccountState,
+    Claim,
+    CredentialState,
+    LastUse,
+    MasterKey,
+    NewSecret,
+    Purpose,
+    TokenState,
+    Use,
+)
+from proxy.store.trail import entry_subject
 
 ALL = Wanted()
 
@@ -110,11 +121,25 @@ def test_first_use_of_a_day_from_an_address_is_one_entry_and_a_new_network_is_na
     assert [one.cause for one in entries(store, uses)] == ["", "", NEW_NETWORK, ""]
     (untold,) = store.trail.untold(10)
     assert untold.address == "198.51.100.1"
-    assert store.trail.set_untold(untold.id, is_untold=False)
-    assert not store.trail.set_untold(untold.id, is_untold=False)  # one of all workers has it
-    assert store.trail.untold(10) == []
-    assert store.trail.set_untold(untold.id, is_untold=True)  # it could not be told
+
+
+def test_an_entry_is_told_by_one_and_by_the_next_if_he_could_not(store, ann, scanner, clock):
+    for number in (1, 2):
+        store.record_uses([use(scanner, f"192.0.{number}.7", f"192.0.{number}.0/24", clock)], is_told=True)
+    (untold,) = store.trail.untold(10)
+
+    def claims(owner: str) -> bool:
+        return store.trail.claim_entry(untold.id, Claim(owner, clock(), clock() + timedelta(seconds=60)))
+
+    assert claims("one")
+    assert not claims("two")
+    store.upkeep.drop_claim(entry_subject(untold.id), "one")  # nobody took it
     assert store.trail.untold(10) == [untold]
+    assert claims("two")
+    store.trail.settle_entry(untold.id, "two")
+    assert store.trail.untold(10) == []
+    assert not claims("three")
+    assert store.upkeep.upstreams_told_of() == {}
 
 
 def test_use_from_a_new_network_is_not_to_be_told_unless_asked(store, ann, scanner, clock):

@@ -7,7 +7,7 @@ from datetime import timedelta
 
 import pytest
 
-from proxy.store.rows import AccountState, NewAccount, Purpose, TokenState, Told
+from proxy.store.rows import AccountState, Claim, NewAccount, Purpose, TokenState, Told
 from tests.store.conftest import NOW
 
 BAD, WORSE = Told("failing", NOW), Told("needs_consent", NOW + timedelta(hours=1))
@@ -98,17 +98,47 @@ def test_a_telling_is_claimed_once_and_only_in_place_of_what_was_told(store, ann
     assert store.upkeep.upstreams_told_of() == {}
 
 
+def claim_of(owner: str, clock) -> Claim:
+    return Claim(owner, clock(), clock() + timedelta(seconds=60))
+
+
+@pytest.mark.parametrize("account_id", [None, 1])
+def test_a_change_is_told_by_one_while_his_claim_runs_and_noted_when_it_was_told(store, clock, ann, account_id):
+    assert ann.id == 1
+
+    def claims(owner: str, former: Told | None = None) -> bool:
+        return store.upkeep.claim_change("subject", former, claim_of(owner, clock))
+
+    assert claims("one")
+    assert not claims("two")
+    assert store.upkeep.upstreams_told_of() == {}
+    store.upkeep.drop_claim("subject", "two")  # not his
+    assert not claims("two")
+    clock.pass_s(60)
+    assert claims("two")  # the first one is gone
+    store.upkeep.drop_claim("subject", "one")
+    assert not claims("three")
+    store.upkeep.settle_change("subject", account_id, None, BAD, "two")
+    assert store.upkeep.upstreams_told_of() == ({"subject": BAD} if account_id is None else {})
+    assert not claims("three")  # it was told meanwhile
+    assert claims("three", BAD)
+    store.upkeep.settle_change("subject", account_id, BAD, None, "three")
+    assert store.upkeep.upstreams_told_of() == {}
+    assert claims("four")
+
+
 def test_nobody_is_told_of_an_account_that_is_gone(store):
     assert not store.upkeep.replace_told("account:7", 7, None, BAD)
 
 
-def test_of_many_that_claim_at_once_one_tells(store, ann):
+def test_of_many_that_claim_at_once_one_tells(store, clock, ann):
     barrier = threading.Barrier(8)
     won: list[bool] = []
 
     def claim() -> None:
         barrier.wait(5)
-        won.append(store.upkeep.replace_told(f"account:{ann.id}", ann.id, None, BAD))
+        mine = claim_of(threading.current_thread().name, clock)
+        won.append(store.upkeep.claim_change(f"account:{ann.id}", None, mine))
 
     threads = [threading.Thread(target=claim) for _ in range(8)]
     for thread in threads:

@@ -136,7 +136,7 @@ async def test_a_session_ends_by_itself(house: House, http: httpx2.AsyncClient) 
 def test_without_web_there_is_nothing_to_run(config: Config, tmp_path: Path) -> None:
     (tmp_path / "gatepost.toml").write_text(CONFIG.partition("[web]")[0])
     with pytest.raises(ConfigError, match=r"has no \[web\]"):
-        serve.run(load(tmp_path / "gatepost.toml"))
+        serve.run(tmp_path / "gatepost.toml")
 
 
 def test_an_address_that_is_taken_is_said(config: Config) -> None:

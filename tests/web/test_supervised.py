@@ -68,6 +68,17 @@ def test_the_page_comes_with_the_workers_is_replaced_when_it_dies_and_ends_with_
     assert "event=web_stopped" in gate.log()
 
 
+def test_a_page_that_is_replaced_has_the_configuration_that_was_checked(gate: WebGate) -> None:
+    """As the workers do: what stands in the file meanwhile counts at the next reload."""
+    (first,) = pages(gate)
+    gate.config.write_text("[nonsense]\n")
+    begin = len(gate.log())
+    os.kill(first, signal.SIGKILL)
+    gate.await_log("event=web_ready", after=begin)
+    assert answers(gate)
+    assert gate.stop() == 0
+
+
 def test_the_page_does_not_outlive_its_supervisor(gate: WebGate) -> None:
     assert gate.process is not None
     gate.process.kill()

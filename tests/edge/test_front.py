@@ -1,0 +1,73 @@
+"""proxy/edge/front.py in a whole Gatepost: what becomes of both connections when their relay cannot begin."""
+
+from __future__ import annotations
+
+import base64
+
+import pytest
+
+from proxy.config import Tls
+from proxy.edge.guests import Guests
+from proxy.edge.relay import Relay
+from tests.edge.house_kit import (
+    USER,
+    Gatepost,
+    Mailbox,
+    Set_up,
+    mail_server,
+    make_template,
+    open_house,
+    set_up,
+)
+from tests.edge.relay_kit import End, until
+from tests.edge.scripted import make_certificates
+
+
+@pytest.fixture(scope="module")
+def made_once(tmp_path_factory):
+    directory = tmp_path_factory.mktemp("once")
+    return make_template(directory / "gate"), make_certificates(directory)
+
+
+@pytest.fixture
+def made(made_once, tmp_path) -> Set_up:
+    return set_up(made_once[0], tmp_path / "gate", made_once[1])
+
+
+async def logged_in(gate: Gatepost, protocol: str) -> End:
+    client = await gate.connect(Tls.IMPLICIT)
+    await client.line()
+    if protocol == "imap":
+        assert (await client.ask(b"a1 LOGIN %b %b" % (USER.encode(), gate.password.encode()))).startswith(b"a1 OK")
+    else:
+        await client.send(b"EHLO x\r\n")
+        while not (await client.line()).startswith(b"250 "):
+            pass
+        plain = base64.b64encode(f"\0{USER}\0{gate.password}".encode())
+        assert (await client.ask(b"AUTH PLAIN " + plain)).startswith(b"235 ")
+    return client
+
+
+@pytest.mark.parametrize("step", [(Guests, "let_in"), (Relay, "start")], ids=["before", "behind"])
+@pytest.mark.parametrize("protocol", ["imap", "smtp"])
+async def test_a_relay_that_fails_to_begin_leaves_nothing_open(made, monkeypatch, protocol, step):
+    """Before either connection has changed hands, and behind that."""
+    ended = []
+
+    async def talk(mailbox: Mailbox) -> None:
+        ended.append(await mailbox.rest())
+
+    def break_off(*_: object) -> None:
+        raise RuntimeError
+
+    async with mail_server(made.certificates, protocol, talk) as upstream, open_house(made, upstream, protocol) as gate:
+        monkeypatch.setattr(*step, break_off)
+        client = await logged_in(gate, protocol)
+        assert await client.until_gone() == b""
+        client.drop()
+        await gate.emptied()
+        await until(lambda: ended == [b""])
+        [line] = [line for line in gate.lines if line.startswith("ERROR") or "TRACEBACK" in line]
+        assert "event=relay_crashed" in line
+        assert line.endswith("TRACEBACK")
+        gate.lines.remove(line)  # all others are the house's own failure
