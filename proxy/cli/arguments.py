@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+from collections.abc import Callable
 from typing import TYPE_CHECKING, NoReturn
 
 from proxy import __version__
@@ -29,8 +30,12 @@ class Parser(argparse.ArgumentParser):
         self.exit(2, f"gatepost: {plain(message)}; see {self.prog} --help\n")
 
 
-def parser() -> Parser:
-    """The whole command line. The result of parsing has `area` and `verb`: which function is meant."""
+def parser(first: str = "") -> Parser:
+    """The whole command line. The result of parsing has `area` and `verb`: which function is meant.
+
+    first   the first of the words that will be parsed. If it is a command, only it and its like are made, a third of
+            the work: neither a help nor an error of theirs names another
+    """
     top = Parser(
         prog="gatepost",
         description="App passwords for mail behind MFA: an IMAP and SMTP authentication proxy.",
@@ -39,14 +44,9 @@ def parser() -> Parser:
     top.add_argument("--version", action="version", version=f"gatepost {__version__}")
     top.add_argument("--config", metavar="FILE", help=_CONFIG_HELP)
     verbs = top.add_subparsers(title="commands", metavar="COMMAND", required=True)
-    _setup_verbs(verbs)
-    _account_verbs(verbs)
-    _password_verbs(verbs)
-    _life_verbs(verbs)
-    _watching_verbs(verbs)
-    _key_verbs(verbs)
-    _backup_verbs(verbs)
-    _shell_verbs(verbs)
+    for add, names in _VERBS.items():
+        if first in names or first not in COMMANDS:
+            add(verbs)
     return top
 
 
@@ -177,7 +177,7 @@ def _grant_verbs(below: _Verbs) -> None:
 
 
 def _password_verbs(verbs: _Verbs) -> None:
-    create = _verb(verbs, "create", "password", "make an app password and print it once")
+    create = _verb(verbs, "create", "create", "make an app password and print it once")
     create.add_argument("account", metavar="EMAIL", help="the mailbox it is for")
     create.add_argument("--name", metavar="NAME", required=True, help="what it is for, like Scanner")
     create.add_argument(
@@ -364,3 +364,17 @@ def _shell_verbs(verbs: _Verbs) -> None:
         has_json=False,
     )
     completion.add_argument("shell", metavar="SHELL", choices=SHELLS, help="bash, zsh or fish")
+
+
+# What adds which commands, in the order of --help.
+_VERBS: dict[Callable[[_Verbs], None], tuple[str, ...]] = {
+    _setup_verbs: ("init", "serve", "reload", "check", "db"),
+    _account_verbs: ("account",),
+    _password_verbs: ("create", "list", "show", "revoke"),
+    _life_verbs: ("rotate", "suspend", "resume"),
+    _watching_verbs: ("sessions", "audit"),
+    _key_verbs: ("key",),
+    _backup_verbs: ("backup", "restore"),
+    _shell_verbs: ("completion",),
+}
+COMMANDS = tuple(name for names in _VERBS.values() for name in names)

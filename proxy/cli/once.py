@@ -4,19 +4,22 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 from proxy.admin import accounts
 from proxy.admin.accounts import AccountView
-from proxy.admin.consents import Mailbox
 from proxy.admin.desk import Desk
-from proxy.admin.life import Rotated
 from proxy.admin.passwords import Created
 from proxy.admin.sealed import Opening, Way
 from proxy.cli.arguments import UsageError
 from proxy.cli.asking import read_secret
 from proxy.cli.output import Json, day_and_time, moment, pairs, say
+from proxy.cli.passwords import protocols
 from proxy.config import PROTOCOLS, Config, ListenConfig, Tls
 from proxy.store.rows import Account, AccountState, Credential, Purpose, TokenState
+
+if TYPE_CHECKING:
+    from proxy.admin.life import Rotated  # `create` does without
 
 _TLS_WORDS = {Tls.IMPLICIT: "TLS", Tls.STARTTLS: "STARTTLS", Tls.NONE: "no encryption"}
 
@@ -37,6 +40,7 @@ def opening_of(config: Config, account: Account, way: Way, arguments: argparse.N
     upstream = config.upstreams[account.upstream]
     if upstream.auth == "password":
         return Opening(token=read_secret("mailbox password"), purpose=Purpose.PASSWORD)
+    from proxy.admin.consents import Mailbox  # noqa: PLC0415 - for a sign-in only
     from proxy.cli import connecting  # noqa: PLC0415 - asyncio, for a sign-in only
 
     tell = connecting.say_aside if arguments.json else say
@@ -104,10 +108,6 @@ def _sealed_text(now: AccountView) -> str:
 
 def _serves(listener: ListenConfig, upstream: str, credential: Credential) -> bool:
     return upstream in listener.upstreams and listener.protocol in credential.protocols
-
-
-def protocols(credential: Credential) -> str:
-    return ", ".join(protocol for protocol in PROTOCOLS if protocol in credential.protocols)
 
 
 def record(new: Created | Rotated) -> Json:

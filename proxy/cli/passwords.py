@@ -1,4 +1,4 @@
-"""`gatepost create`, `list`, `show`, `revoke`: app passwords in words, tables and JSON."""
+"""`gatepost list`, `show`, `revoke`: app passwords in words, tables and JSON."""
 
 from __future__ import annotations
 
@@ -7,17 +7,13 @@ from collections.abc import Callable
 from datetime import datetime
 from pathlib import Path
 
-from proxy.admin import life, passwords
+from proxy.admin import passwords
 from proxy.admin.desk import Desk, opened
-from proxy.admin.passwords import Created, PasswordRequest
-from proxy.cli import once
 from proxy.cli.arguments import UsageError
-from proxy.cli.once import protocols
 from proxy.cli.output import Json, day_and_time, document, moment, pairs, say, table
 from proxy.cli.person import who
 from proxy.config import PROTOCOLS
 from proxy.config.reader import load
-from proxy.errors import OperatorError
 from proxy.store.rows import Credential, CredentialState
 
 
@@ -29,49 +25,9 @@ def run(arguments: argparse.Namespace, config: Path) -> int:
     }
     if arguments.verb == "revoke":
         _require_one_way(arguments)
-    if arguments.verb == "create":
-        return _create(arguments, config)
     with opened(load(config), who()) as desk:
         verbs[arguments.verb](desk, arguments)
     return 0
-
-
-def _create(arguments: argparse.Namespace, config: Path) -> int:
-    way = once.way_of(arguments)
-    loaded = load(config)
-    request = PasswordRequest(
-        arguments.account,
-        arguments.name,
-        tuple(arguments.protocols),
-        arguments.expires,
-        tuple(arguments.networks),
-    )
-    with opened(loaded, who()) as desk:
-        prepared = passwords.prepare(desk, request, way)
-    # The store is not held over a sign-in, which takes a person's time.
-    opening = once.opening_of(loaded, prepared.account, way, arguments)
-    with opened(loaded, who()) as desk:
-        created = passwords.create(desk, prepared, opening)
-        _show_once(desk, created, as_json=arguments.json)
-    return 0
-
-
-def _created_text(desk: Desk, created: Created) -> str:
-    credential, account = created.credential, created.account
-    heading = f'App password "{credential.name}" for {account.email}:'
-    return once.text(desk, heading, created)
-
-
-def _show_once(desk: Desk, created: Created, *, as_json: bool) -> None:
-    answer = document(once.record(created)) if as_json else _created_text(desk, created)
-    try:
-        say(answer)
-    except (OSError, OperatorError):
-        # Nobody has seen it and nobody ever can: an entry that looks usable must not stay.
-        passwords.revoke(desk, [created.credential.public_id])
-        raise OperatorError(
-            "the app password could not be shown, so it was revoked", "look at where stdout goes, and create another"
-        ) from None
 
 
 def _list(desk: Desk, arguments: argparse.Namespace) -> None:
@@ -131,6 +87,8 @@ def _show(desk: Desk, arguments: argparse.Namespace) -> None:
 
 def _former(desk: Desk, row: Credential) -> list[tuple[str, str]]:
     """What a rotation has left, for `show`."""
+    from proxy.admin import life  # noqa: PLC0415 - `list` does without
+
     texts = life.texts(desk, row)
     former = (
         [] if texts.former_until is None else [("former one", f"works until {day_and_time(texts.former_until, '')}")]
@@ -167,6 +125,10 @@ def _revoke(desk: Desk, arguments: argparse.Namespace) -> None:
         )
     if not rows:
         say("Nothing to revoke: no app password is live.")
+
+
+def protocols(row: Credential) -> str:
+    return ", ".join(protocol for protocol in PROTOCOLS if protocol in row.protocols)
 
 
 def record(row: Credential, now: datetime) -> Json:

@@ -22,8 +22,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         if hasattr(stream, "reconfigure"):
             # A name must not crash a listing because the terminal lacks a letter of it.
             stream.reconfigure(errors="backslashreplace")
+    words = sys.argv[1:] if argv is None else argv
     try:
-        arguments = parser().parse_args(argv)
+        arguments = parser(words[0] if words else "").parse_args(words)
     except SystemExit as end:  # --help, --version, or wrong usage with its line printed
         return end.code if isinstance(end.code, int) else WRONG_USAGE
     try:
@@ -57,6 +58,7 @@ _AREAS = {
     "account": "accounts",
     "connect": "connecting",
     "grant": "grants",
+    "create": "creating",
     "password": "passwords",
     "life": "life",
     "sessions": "sessions",

@@ -5,7 +5,6 @@ Knows types and forms, not what Gatepost's keys mean; that is reader.py.
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TypeVar
@@ -205,6 +204,8 @@ def _merged(defaults: Mapping[str, object], values: Mapping[str, object]) -> dic
 
 
 def _suggestion(key: str, known: Sequence[str]) -> str:
+    import difflib  # noqa: PLC0415 - only an error needs it
+
     close = difflib.get_close_matches(key, known, n=1)
     if close:
         return f"did you mean {close[0]}?"

@@ -10,6 +10,7 @@ import ssl
 import time
 from collections.abc import AsyncIterator, Callable, Iterable, Iterator
 from contextlib import asynccontextmanager, contextmanager
+from importlib import import_module
 from urllib.parse import quote_plus
 
 from proxy.config import OAuth2Config, UpstreamConfig
@@ -18,16 +19,24 @@ from proxy.meters import REFRESHES, Meters
 from proxy.oauth.answers import DEFAULT_LIFETIME_S, DeviceCode, Grant, device_code_of, grant_of, object_of
 from proxy.oauth.discovery import Discovery, Provider
 from proxy.oauth.exchange import MAX_RETRY_AFTER_S, Exchange
-from proxy.oauth.jwts import address_in, claims_in, client_assertion, service_account_assertion
 from proxy.secret import Secret
 
-__all__ = ["DEFAULT_LIFETIME_S", "MAX_RETRY_AFTER_S", "REQUEST_S", "Grant", "TokenClient"]
+__all__ = ["DEFAULT_LIFETIME_S", "MAX_RETRY_AFTER_S", "REQUEST_S", "Grant", "TokenClient", "preload"]
 
 REQUEST_S = 8.0  # one method of TokenClient, discovery included, inside the login's ten seconds for a token
 
 _DEVICE_GRANT = "urn:ietf:params:oauth:grant-type:device_code"
 _JWT_GRANT = "urn:ietf:params:oauth:grant-type:jwt-bearer"
 _ASSERTION_TYPE = "urn:ietf:params:oauth:client-assertion-type:jwt-bearer"
+
+
+def preload(upstreams: Iterable[UpstreamConfig]) -> None:
+    """Import what signs, if one of these has us sign: workers share what was there before they were forked.
+
+    Most have not, and joserfc with what it brings is 1.5 MB of each process; so everything here imports it late.
+    """
+    if any(one.oauth2 and (one.oauth2.client_key or one.oauth2.service_account) for one in upstreams):
+        import_module("proxy.oauth.jwts")
 
 
 class TokenClient:
@@ -65,6 +74,8 @@ class TokenClient:
             return await self._signed_for(upstream, oauth2, mailbox)
 
     async def _signed_for(self, upstream: UpstreamConfig, oauth2: OAuth2Config, mailbox: str) -> Grant:
+        from proxy.oauth.jwts import service_account_assertion  # noqa: PLC0415 - joserfc: see preload
+
         async with self._within_deadline():
             provider = await self._discovery.token_side(upstream, oauth2)
             with _as_rejected("service_account_unreadable"):
@@ -104,6 +115,8 @@ class TokenClient:
 
     async def who_signed_in(self, upstream: UpstreamConfig, id_token: Secret, nonce: Secret | None) -> str:
         """The address in a validated ID token, "" if it has none. Raises BadIdToken too."""
+        from proxy.oauth.jwts import address_in  # noqa: PLC0415 - joserfc: see preload
+
         claims = await self.id_claims(upstream, id_token, nonce)
         return "" if claims is None else address_in(claims)
 
@@ -111,6 +124,8 @@ class TokenClient:
         self, upstream: UpstreamConfig, id_token: Secret, nonce: Secret | None
     ) -> dict[str, object] | None:
         """What a validated ID token says; None for a provider without keys. Raises BadIdToken too."""
+        from proxy.oauth.jwts import claims_in  # noqa: PLC0415 - joserfc: see preload
+
         oauth2 = _oauth2(upstream)
         async with self._within_deadline():
             provider = await self._discovery.all_sides(upstream, oauth2)
@@ -166,6 +181,8 @@ def _authenticate(oauth2: OAuth2Config, provider: Provider, form: dict[str, str]
     first) and 3.2.1, RFC 7523 2.2.
     """
     if oauth2.client_key is not None:
+        from proxy.oauth.jwts import client_assertion  # noqa: PLC0415 - joserfc: see preload
+
         with _as_rejected("client_key_unreadable"):
             form["client_assertion"] = client_assertion(oauth2, provider.token_url, provider.assertion_algorithms)
         form["client_assertion_type"] = _ASSERTION_TYPE

@@ -39,6 +39,7 @@ from proxy.logs import Line
 from proxy.meters import Meters
 from proxy.oauth import TokenBroker, TokenClient
 from proxy.oauth.ahead import Ahead
+from proxy.oauth.client import preload
 from proxy.record.alerts import Alerts
 from proxy.record.hooks import Hooks
 from proxy.record.housekeeping import AuditLog, Housekeeper
@@ -155,6 +156,7 @@ def preflight(config: Config) -> Certificates:
     finally:
         store.close()
     loop_factory(config)
+    preload(config.upstreams.values())
     return Certificates(config.tls, config.listeners)
 
 

@@ -17,10 +17,8 @@ from proxy.errors import StoreError
 from proxy.store import accounts, credentials, deposits, migrate as _migrate, recipients, revisions
 from proxy.store.audit import Scribe
 from proxy.store.audit_rows import SYSTEM, Actor
-from proxy.store.backup import Backups
 from proxy.store.engine import Database, parse_url
 from proxy.store.faults import RESTORE
-from proxy.store.people import People
 from proxy.store.roster import Roster
 from proxy.store.rows import (
     Account,
@@ -43,9 +41,9 @@ from proxy.store.rows import (
     Wrap,
 )
 from proxy.store.schema import HEAD
+from proxy.store.seldom import Seldom
 from proxy.store.trail import Trail
 from proxy.store.upkeep import Upkeep
-from proxy.store.web_sessions import WebSessions
 
 __all__ = ["SelectorTaken", "Store"]
 
@@ -57,27 +55,23 @@ def utc_now() -> datetime:
     return datetime.now(UTC)
 
 
-class Store:
+class Store(Seldom):
     """An open database whose schema is the one this code needs. Made by `open`, `create`.
 
     trail   the audit; what is done here is written there in the same transaction, in the actor's name
     roster  workers and their live sessions
     upkeep  what runs by itself looks at: tokens to renew, people to tell
-    people  who may look after which account; web: the sessions of their browsers; backups: all in a file
+    people, web, backups    see Seldom
     """
 
     def __init__(
         self, database: Database, clock: Callable[[], datetime] = utc_now, actor: Actor = _NOBODY_ELSE
     ) -> None:
-        self._database = database
+        super().__init__(database, clock, actor)
         self._read, self._write = database.read, database.write
-        self._clock, self._actor = clock, actor
         self.trail = Trail(database, clock, actor)
         self.roster = Roster(database, clock, actor)
         self.upkeep = Upkeep(database)
-        self.backups = Backups(database, clock, actor)
-        self.people = People(database, clock, actor)
-        self.web = WebSessions(database, clock, actor)
 
     @classmethod
     def open(

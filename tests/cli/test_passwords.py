@@ -1,4 +1,4 @@
-"""proxy/cli/passwords.py with proxy/admin/passwords.py: gatepost create, list, show, revoke."""
+"""proxy/cli/passwords.py and creating.py with proxy/admin/passwords.py: gatepost create, list, show, revoke."""
 
 from __future__ import annotations
 

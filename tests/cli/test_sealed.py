@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-import proxy.cli.passwords as shell
+import proxy.cli.creating as shell
 from proxy.admin import examine
 from proxy.admin.accounts import find
 from proxy.admin.deposits import deposit_token
