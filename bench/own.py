@@ -101,6 +101,8 @@ def growth(lab: Lab, users: list[str], form: Form) -> dict[str, Figures]:
                 held = (pss_kb(target.pid) - before) / IDLE_IN_GROWN
             found[name] = {
                 "login_cpu_ms": median(rounds[name]),
+                "login_least": min(rounds[name]),
+                "login_most": max(rounds[name]),
                 "idle_kb": held,
                 "rss_mb": rss_kb(target.pid)[0] / 1000,
             }

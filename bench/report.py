@@ -207,7 +207,8 @@ def _own(run: Run) -> str:
 def _growth(run: Run) -> str:
     lines = ["| store | warm login, CPU ms | idle session, KB | worker RSS, MB |", "| --- | --- | --- | --- |"]
     lines += [
-        f"| {name} | {found['login_cpu_ms']:.2f} | {found['idle_kb']:.0f} | {found['rss_mb']:.0f} |"
+        f"| {name} | {found['login_cpu_ms']:.2f} ({found['login_least']:.2f}-{found['login_most']:.2f}) "
+        f"| {found['idle_kb']:.0f} | {found['rss_mb']:.0f} |"
         for name, found in run.growth.items()
     ]
     return "\n".join(lines)
