@@ -236,6 +236,25 @@ async def test_an_alert_under_way_when_the_process_ends_is_told_by_the_next(
     assert house.post.told == [("ann@x.test", "needs_consent")]
 
 
+async def test_a_process_ends_amid_an_alert_though_the_store_is_down(house: House, ann: tuple[Account, str]) -> None:
+    is_out = asyncio.Event()
+
+    async def forever(alert: bytes) -> bool:
+        is_out.set()
+        await asyncio.Event().wait()
+        return True
+
+    await house.broker.note_state(ann[0], TokenState.NEEDS_CONSENT, "")
+    alerts = Alerts(store=house.store, pool=house.pool, deliver=forever, node="n", now=house.clock.utc_now)
+    running = asyncio.create_task(alerts.run())
+    await is_out.wait()
+    house.store.is_down = True
+    running.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        async with asyncio.timeout(5):
+            await running
+
+
 @pytest.mark.parametrize("what", ["change", "use"])
 async def test_an_alert_of_a_process_that_was_killed_is_told_by_another_after_a_while(
     house: House, ann: tuple[Account, str], what: str

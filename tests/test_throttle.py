@@ -125,6 +125,19 @@ def test_the_memory_is_bounded_whatever_comes(throttle: Throttle, monkeypatch: p
         assert len(throttle._successes) <= 20
 
 
+def test_with_much_room_it_counts_the_same(clock: Clock) -> None:
+    throttle = Throttle(wrong=3_000, wrong_network=10_000, window_s=600, clock=clock)
+    for half in range(2):
+        assert all(guess(throttle, HOME, "ann", *range(half * 1_500, half * 1_500 + 1_500)))
+        assert not any(guess(throttle, HOME, "ann", *range(half * 1_500 + 1_500)))
+        clock.pass_s(400)
+    # The first half is forgotten, and counts anew; the second is known.
+    assert not throttle.is_blocked(HOME, "ann")
+    assert not any(guess(throttle, HOME, "ann", *range(1_500, 3_000)))
+    assert all(guess(throttle, HOME, "ann", *range(1_500)))
+    assert throttle.is_blocked(HOME, "ann")
+
+
 @settings(max_examples=50)
 @given(
     st.lists(

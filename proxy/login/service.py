@@ -56,9 +56,10 @@ class Passage(Generic[C]):
 
 @dataclass(slots=True)
 class _Finding:
-    """What stays known of an attempt that is cut off: `wrong` if its secret was found to be."""
+    """What stays known of an attempt that is cut off: what its secret was found to be, if anybody looked."""
 
     wrong: Refused | None = None
+    is_right: bool = False
 
 
 class LoginService:
@@ -105,7 +106,8 @@ class LoginService:
 
         An attempt that is cancelled, mostly because the client hung up, is logged as well. If its secret was found to
         be wrong it is a refusal like any other: no answer was seen, but a hash was computed, and nobody shall have
-        that without being counted. What was found right, or not looked at, counts against nobody.
+        that without being counted. What was found right, or not looked at, counts against nobody; the latter has a
+        line for debugging only, or anybody could fill the log.
 
         dial    opens an authenticated connection upstream; raises UpstreamError
         """
@@ -117,7 +119,7 @@ class LoginService:
             if finding.wrong is not None:
                 self._tell_refused(attempt, finding.wrong)
             else:
-                self._log(attempt, "cut_off")
+                self._log(attempt, "cut_off", level=logging.INFO if finding.is_right else logging.DEBUG)
             raise
         except Refused as error:
             refused = error
@@ -180,6 +182,7 @@ class LoginService:
             row, is_confirmed = await self._find(attempt, login, password, known)
             try:
                 await self._verify(row, password, known, ticket)
+                finding.is_right = True
                 wanted = Wanted(attempt.protocol, attempt.peer, attempt.upstreams, login, authzid_of(attempt))
                 if (refusal := judge(row, wanted, datetime.now(UTC))) is not None:
                     raise Refused(refusal)
@@ -188,7 +191,9 @@ class LoginService:
                 name(refused, row)
                 raise
             except asyncio.CancelledError:
-                if ticket is not None and ticket.is_right is False:
+                if ticket is not None and ticket.is_right:
+                    finding.is_right = True
+                elif ticket is not None and ticket.is_right is False:
                     finding.wrong = Refused(Refusal.WRONG_PASSWORD, "cut off before the answer")
                     name(finding.wrong, row)
                 raise

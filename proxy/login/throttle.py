@@ -10,11 +10,12 @@ import ipaddress
 from array import array
 from bisect import bisect_right
 from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Protocol
 
 MAX_KEYS = 100_000  # networks and (network, login) pairs remembered; the least recently seen go first
 MAX_FINGERPRINTS = 500_000  # over all keys
+MAX_UNINDEXED = 500  # that one key may have; few have more, by a configuration with much room
 DIGEST_BYTES = 8  # of a fingerprint: keyed, so nobody can look for two that are alike
 REGULARS_FACTOR = 10  # a network with a recent success has this much more room: an office behind one address
 WIDE_FACTOR = 4  # an IPv6 /48 may hold this many times what one of its /64 may
@@ -24,16 +25,19 @@ RECENT_S = 30 * 86_400.0  # a success stays recent for this long
 class _Seen:
     """What one key has met: digests in the order of their first sight, and when that was. Small: there are many."""
 
-    __slots__ = ("_digests", "_times")
+    __slots__ = ("_digests", "_index", "_times")
 
     def __init__(self) -> None:
-        self._digests = b""
+        self._digests = bytearray()
         self._times = array("d")
+        self._index: set[bytes] | None = None  # the same once more, where there are many to look through
 
     def __len__(self) -> int:
         return len(self._times)
 
     def __contains__(self, digest: bytes) -> bool:
+        if self._index is not None:
+            return digest in self._index
         at = self._digests.find(digest)
         while at % DIGEST_BYTES and at >= 0:  # the end of one and the beginning of the next
             at = self._digests.find(digest, at + 1)
@@ -42,14 +46,22 @@ class _Seen:
     def add(self, digest: bytes, now: float) -> None:
         self._digests += digest
         self._times.append(now)
+        if self._index is not None:
+            self._index.add(digest)
+        elif len(self) > MAX_UNINDEXED:
+            self._index = set(self._slices(len(self)))
 
     def drop_until(self, since: float) -> int:
         """Forget what is as old as that. Returns how many those were."""
         count = bisect_right(self._times, since)
         if count:
-            self._digests = self._digests[count * DIGEST_BYTES :]
-            del self._times[:count]
+            if self._index is not None:
+                self._index.difference_update(self._slices(count))
+            del self._digests[: count * DIGEST_BYTES], self._times[:count]
         return count
+
+    def _slices(self, count: int) -> Iterator[bytes]:
+        return (bytes(self._digests[at : at + DIGEST_BYTES]) for at in range(0, count * DIGEST_BYTES, DIGEST_BYTES))
 
 
 class _Counts:

@@ -192,14 +192,17 @@ class Alerts:
         self, text: bytes, line: Line, *, done: Callable[[], object], failed: Callable[[], object]
     ) -> bool:
         """Tell, and have the store know how it went: `done` or `failed`, also when this process is told to end."""
-        is_told = False
         try:
             is_told = await self._deliver(text)
-            if is_told:
-                logger.info("%s", line)
-        finally:
-            self._owed.append(done if is_told else failed)
-            await self._settle()
+        except BaseException:
+            self._owed.append(failed)
+            with contextlib.suppress(StoreUnavailable):  # which must not take the place of a cancellation
+                await self._settle()
+            raise
+        if is_told:
+            logger.info("%s", line)
+        self._owed.append(done if is_told else failed)
+        await self._settle()
         return is_told
 
     async def _settle(self) -> None:

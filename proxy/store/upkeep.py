@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Any
 
 from sqlalchemy import Connection, Select, delete, func, insert, or_, select, update
@@ -18,6 +18,7 @@ from proxy.store.schema import account, deposit, told
 # How the subject of a row begins that says who is telling of what follows: its `state` is his name, `since` is when the
 # others may do it because he seems to be gone. In one table, as told is what it is about.
 _CLAIM = "claim:"
+CLAIM_AT_MOST = timedelta(minutes=10)  # one that runs longer was made by a clock that has been set back since
 _is_claim = told.c.subject.startswith(_CLAIM)
 
 TROUBLES = (TokenState.FAILING, TokenState.NEEDS_CONSENT, TokenState.UPSTREAM_REFUSES)
@@ -171,7 +172,8 @@ def replace_told(
 
 def take_claim(connection: Connection, subject: str, claim: Claim) -> bool:
     """Claim the telling of something; False while anybody has it, its owner included."""
-    connection.execute(delete(told).where(_is_claim, told.c.since <= claim.taken))
+    is_over = (told.c.since <= claim.taken) | (told.c.since > claim.taken + CLAIM_AT_MOST)
+    connection.execute(delete(told).where(_is_claim, is_over))
     return _is_inserted(connection, _CLAIM + subject, None, Told(claim.owner, claim.until))
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from dataclasses import replace
 from datetime import timedelta
 
 import pytest
@@ -146,3 +147,11 @@ def test_of_many_that_claim_at_once_one_tells(store, clock, ann):
     for thread in threads:
         thread.join()
     assert sorted(won) == [False] * 7 + [True]
+
+
+def test_a_claim_of_a_clock_that_was_set_back_does_not_last_for_hours(store, clock, ann):
+    claim = claim_of("ahead", clock)
+    ahead = timedelta(hours=2)
+    late = replace(claim, taken=claim.taken + ahead, until=claim.until + ahead)
+    assert store.upkeep.claim_change("subject", None, late)
+    assert store.upkeep.claim_change("subject", None, claim)

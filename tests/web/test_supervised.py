@@ -12,6 +12,8 @@ from pathlib import Path
 
 import pytest
 
+from proxy.config.reader import load
+from proxy.serving.page import SUPERVISED, given
 from tests.gate import POLL_S, READY_S
 from tests.lab import Lab
 from tests.web.kit import WebGate
@@ -97,3 +99,11 @@ def test_the_page_has_nothing_of_the_supervisors_own(gate: WebGate) -> None:
     its = {str(one.readlink()) for one in Path(f"/proc/{page}/fd").iterdir() if one.exists()}
     listening = {inode for inode in mine if inode.startswith("socket:")}
     assert not listening & its, "a listener or bus of the workers"
+
+
+def test_a_page_of_a_supervisor_that_passes_no_text_reads_the_file(
+    gate: WebGate, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One of an older release, still running when its code was replaced: it says 1, which is standard output."""
+    monkeypatch.setenv(SUPERVISED, "1")
+    assert given(gate.config) == load(gate.config)
