@@ -88,12 +88,14 @@ class Transport(asyncio.Transport):
                     await self._ready()
                 self._refuse_if_over()
                 self._is_reading = False
+                self._is_shaking = True
+                if server_side:
+                    await self._first_byte()
                 self._sock.getpeername()  # raises if it was reset: wrap_socket would, and leave a socket open
                 sock = context.wrap_socket(
                     self._sock, server_side=server_side, server_hostname=server_hostname, do_handshake_on_connect=False
                 )
                 self._sock, self._is_tls = sock, True
-                self._is_shaking = True
                 await self._shake_hands(sock)
                 self._is_shaking = False
         except BaseException:
@@ -101,6 +103,12 @@ class Transport(asyncio.Transport):
             raise
         self._watch.stop_read()  # the handshake did not read to the end
         self.resume_reading()
+
+    async def _first_byte(self) -> None:
+        """Wait for the client to begin: TLS takes some 45 KB, and who only connects shall not have them."""
+        self._watch.read()
+        await self._ready()
+        self._refuse_if_over()
 
     async def _shake_hands(self, sock: ssl.SSLSocket) -> None:
         while True:

@@ -232,6 +232,26 @@ async def test_clear_bytes_behind_starttls_meet_the_handshake(certificates):
 
 
 @on_both_loops
+async def test_a_client_who_only_connects_gets_no_tls_state(certificates, trust):
+    """Some 45 KB each: ten thousand sockets would take half a gigabyte from those who talk."""
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        far = socket.create_connection(listener.getsockname())
+        near, _ = listener.accept()
+    near.setblocking(False)
+    transport = Transport(near, Listener())
+    shaking = asyncio.ensure_future(transport.start_tls(certificates.good, server_side=True))
+    for _ in range(20):
+        await asyncio.sleep(0)
+    assert transport.get_extra_info("ssl_object") is None
+    making = asyncio.ensure_future(End.over(far, trust, is_server=False))
+    await soon(shaking)
+    await soon(making)
+    assert transport.get_extra_info("ssl_object") is not None
+    transport.abort()
+    far.close()
+
+
+@on_both_loops
 async def test_a_handshake_begins_when_the_clear_words_have_gone(certificates, trust):
     protocol = Listener()
     async with connected(protocol) as (transport, end):
