@@ -39,9 +39,10 @@ def login(gate: Gate, user: str, password: str) -> imaplib.IMAP4_SSL:
     imap = imaplib.IMAP4_SSL(*gate.imaps, ssl_context=trust, timeout=PATIENCE_S)
     try:
         imap.login(user, password)
-    except imaplib.IMAP4.error:
+    except imaplib.IMAP4.error as error:
         imap.shutdown()
-        raise
+        causes = [line for line in gate.log().splitlines() if "event=login" in line]
+        raise imaplib.IMAP4.error(f"{error}; {causes[-1:]}") from None
     return imap
 
 
