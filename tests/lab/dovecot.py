@@ -49,6 +49,7 @@ service imap-login {{
   chroot =
   # One process for all connections: starting one for each would be half of what a benchmark measures.
   service_count = 0
+  vsz_limit = 2G  # one process for thousands of TLS connections
   client_limit = {connections}
   process_limit = 1
   inet_listener imap {{
@@ -94,6 +95,7 @@ service anvil {{
   chroot =
 {penalty}}}
 service stats {{
+  client_limit = {auth_connections}
   chroot =
 }}
 submission_relay_host = 127.0.0.1
