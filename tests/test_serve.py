@@ -14,20 +14,11 @@ import pytest
 from proxy.config import Tls
 from proxy.edge import imap, relay, smtp
 from proxy.errors import Answer
-from tests.edge.house_kit import QUICK, USER, Mailbox, Set_up, mail_server, make_template, open_house, set_up
+from tests.edge.house_kit import QUICK, USER, Mailbox, mail_server, open_house
 from tests.edge.relay_kit import End, soon, until
-from tests.edge.scripted import make_certificates, on_both_loops
+from tests.edge.scripted import on_both_loops
 
-
-@pytest.fixture(scope="module")
-def made_once(tmp_path_factory):
-    directory = tmp_path_factory.mktemp("once")
-    return make_template(directory / "gate"), make_certificates(directory)
-
-
-@pytest.fixture
-def made(made_once, tmp_path) -> Set_up:
-    return set_up(made_once[0], tmp_path / "gate", made_once[1])
+pytest_plugins = ("tests.edge.house_plugin",)
 
 
 @pytest.fixture(autouse=True)

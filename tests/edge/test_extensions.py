@@ -7,8 +7,6 @@ from contextlib import asynccontextmanager
 from dataclasses import replace
 from functools import partial
 
-import pytest
-
 from proxy.config import Config, Endpoint, ListenConfig, Tls
 from proxy.edge import extensions as module
 from proxy.edge.extensions import Extensions
@@ -20,26 +18,15 @@ from tests.edge.house_kit import (
     Set_up,
     imap_login,
     mail_server,
-    make_template,
     open_house,
-    set_up,
     smtp_login,
     until_it_leaves,
 )
 from tests.edge.relay_kit import until
-from tests.edge.scripted import make_certificates, on_both_loops
+from tests.edge.scripted import on_both_loops
 from tests.test_serve import auth, ehlo
 
-
-@pytest.fixture(scope="module")
-def made_once(tmp_path_factory):
-    directory = tmp_path_factory.mktemp("once")
-    return make_template(directory / "gate"), make_certificates(directory)
-
-
-@pytest.fixture
-def made(made_once, tmp_path) -> Set_up:
-    return set_up(made_once[0], tmp_path / "gate", made_once[1])
+pytest_plugins = ("tests.edge.house_plugin",)
 
 
 @asynccontextmanager

@@ -20,10 +20,12 @@ from proxy.edge import forwarded as module, listen
 from proxy.edge.forwarded import client_address
 from proxy.errors import ProtocolError
 from proxy.wire.proxy_header import MAX_HEADER_BYTES
-from tests.edge.house_kit import QUICK, USER, Gatepost, Set_up, command, mail_server, make_template, open_house, set_up
+from tests.edge.house_kit import QUICK, USER, Gatepost, command, mail_server, open_house
 from tests.edge.relay_kit import End, soon, until
-from tests.edge.scripted import HOST, make_certificates, on_both_loops
+from tests.edge.scripted import HOST, on_both_loops
 from tests.wire.test_proxy_header import BAD, GOOD, IPV4, IPV6, addresses, v2
+
+pytest_plugins = ("tests.edge.house_plugin",)
 
 INSIDE = (ip_network("127.0.0.0/8"),)
 OUTSIDE = (ip_network("10.0.0.0/8"), ip_network("::1"))
@@ -124,17 +126,6 @@ async def test_end_before_or_within_the_header_is_told_apart():
 
 
 # -- before a whole Gatepost -------------------------------------------------------------------------------------------
-
-
-@pytest.fixture(scope="module")
-def made_once(tmp_path_factory):
-    directory = tmp_path_factory.mktemp("once")
-    return make_template(directory / "gate"), make_certificates(directory)
-
-
-@pytest.fixture
-def made(made_once, tmp_path) -> Set_up:
-    return set_up(made_once[0], tmp_path / "gate", made_once[1])
 
 
 def listener(tls: Tls, trusted=INSIDE, protocol: Protocol = "imap") -> ListenConfig:

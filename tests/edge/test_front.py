@@ -13,25 +13,12 @@ from tests.edge.house_kit import (
     USER,
     Gatepost,
     Mailbox,
-    Set_up,
     mail_server,
-    make_template,
     open_house,
-    set_up,
 )
 from tests.edge.relay_kit import End, until
-from tests.edge.scripted import make_certificates
 
-
-@pytest.fixture(scope="module")
-def made_once(tmp_path_factory):
-    directory = tmp_path_factory.mktemp("once")
-    return make_template(directory / "gate"), make_certificates(directory)
-
-
-@pytest.fixture
-def made(made_once, tmp_path) -> Set_up:
-    return set_up(made_once[0], tmp_path / "gate", made_once[1])
+pytest_plugins = ("tests.edge.house_plugin",)
 
 
 async def logged_in(gate: Gatepost, protocol: str) -> End:

@@ -108,7 +108,7 @@ def require() -> None:
     if not os.environ.get("GATEPOST_SYSTEMD"):
         raise BoxUnavailable("boots a container, which CI does by a target of its own: make test-systemd")
     if os.geteuid() != 0:
-        raise BoxUnavailable("not root: booting a container needs it")
+        raise BoxUnavailable("not root: booting a container needs it; run as root, CI does")
     missing = [name for name in ("systemd-nspawn", "mmdebstrap", "nsenter") if shutil.which(name) is None]
     if missing:
         raise BoxUnavailable(f"missing: {', '.join(missing)}; make test-systemd installs them")
@@ -119,7 +119,7 @@ def base() -> Path:
     home = Path(tempfile.gettempdir()) / "gatepost-systemd"
     home.mkdir(mode=0o700, exist_ok=True)
     if home.is_symlink() or home.stat().st_uid != 0:
-        raise BoxUnavailable(f"{home} is not root's")
+        raise BoxUnavailable(f"{home} is not root's: remove it, and it is made anew")
     done = subprocess.run(
         [ROOT / "tests" / "systemd" / "base.sh", home / "root"],
         check=False, cwd=ROOT, capture_output=True, text=True, timeout=BASE_S,
