@@ -36,6 +36,7 @@ def server_context(tls: TlsConfig, minimum: TlsVersion | None = None) -> ssl.SSL
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     _accept_from(context, minimum or tls.minimum)
     context.options |= ssl.OP_NO_RENEGOTIATION | ssl.OP_CIPHER_SERVER_PREFERENCE
+    context.num_tickets = 1  # OpenSSL makes two for each client, and few ever come back with one
     try:
         # A pass phrase would make OpenSSL ask on the terminal of a service that has none.
         context.load_cert_chain(tls.certificate, tls.key, password=_refuse_pass_phrase)

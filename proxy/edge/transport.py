@@ -76,6 +76,7 @@ class Transport(asyncio.Transport):
         *,
         server_side: bool = False,
         server_hostname: str | None = None,
+        session: ssl.SSLSession | None = None,
         timeout_s: float = HANDSHAKE_S,
     ) -> None:
         """Do the handshake, in place: this transport is the secured one afterwards, and reads.
@@ -93,7 +94,11 @@ class Transport(asyncio.Transport):
                     await self._first_byte()
                 self._sock.getpeername()  # raises if it was reset: wrap_socket would, and leave a socket open
                 sock = context.wrap_socket(
-                    self._sock, server_side=server_side, server_hostname=server_hostname, do_handshake_on_connect=False
+                    self._sock,
+                    server_side=server_side,
+                    server_hostname=server_hostname,
+                    session=session,
+                    do_handshake_on_connect=False,
                 )
                 self._sock, self._is_tls = sock, True
                 await self._shake_hands(sock)

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import asyncio
 import functools
-import ssl
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from typing import TypeVar
@@ -16,6 +15,7 @@ from proxy.config import Endpoint, Mechanism, Protocol, UpstreamConfig
 from proxy.edge import upstream_imap, upstream_smtp
 from proxy.edge.tls import client_context
 from proxy.edge.upstream_leg import Connection, Leg
+from proxy.edge.upstream_memory import UpstreamMemory
 from proxy.errors import ConfigError, UpstreamError, UpstreamFault
 from proxy.wire.sasl import UpstreamCredential
 
@@ -30,9 +30,9 @@ T = TypeVar("T")
 class Face:
     """What this module asks of a protocol: each on an open leg, in the clear, each raises UpstreamError."""
 
-    login: Callable[[Leg, Endpoint, ssl.SSLContext, UpstreamCredential, Mechanism], Awaitable[Connection]]
-    offers: Callable[[Leg, Endpoint, ssl.SSLContext], Awaitable[tuple[str, ...]]]
-    objection: Callable[[Leg, Endpoint, ssl.SSLContext, UpstreamCredential, Mechanism], Awaitable[str]]
+    login: Callable[[Leg, Endpoint, UpstreamCredential, Mechanism], Awaitable[Connection]]
+    offers: Callable[[Leg, Endpoint], Awaitable[tuple[str, ...]]]
+    objection: Callable[[Leg, Endpoint, UpstreamCredential, Mechanism], Awaitable[str]]
     farewell: bytes
 
 
@@ -55,7 +55,7 @@ async def dial(
         deadline_s,
         upstream,
         protocol,
-        lambda leg, end, context: face.login(leg, end, context, credential, upstream.mechanism),
+        lambda leg, end: face.login(leg, end, credential, upstream.mechanism),
     )
     return connection
 
@@ -81,7 +81,7 @@ async def examine(
         deadline_s,
         upstream,
         protocol,
-        lambda leg, end, context: face.objection(leg, end, context, credential, upstream.mechanism),
+        lambda leg, end: face.objection(leg, end, credential, upstream.mechanism),
     )
     await _part(leg, face.farewell)
     return objection
@@ -91,27 +91,29 @@ async def _within(
     deadline_s: float,
     upstream: UpstreamConfig,
     protocol: Protocol,
-    talk: Callable[[Leg, Endpoint, ssl.SSLContext], Awaitable[T]],
+    talk: Callable[[Leg, Endpoint], Awaitable[T]],
 ) -> tuple[Leg, T]:
     """Open a leg and talk on it until the deadline; on any failure, also cancellation, the leg is aborted."""
     endpoint = upstream.endpoint(protocol)
     if endpoint is None:
         raise UpstreamError(UpstreamFault.UNREACHABLE, f"no {protocol} server is configured")
     try:
-        context = _context(upstream)
+        memory = _memory(upstream)
     except ConfigError as error:
         raise UpstreamError(UpstreamFault.UNTRUSTED, str(error)) from None
-    leg = Leg()
+    leg = Leg(memory)
     try:
         async with asyncio.timeout(deadline_s):
             await leg.open(endpoint.host, endpoint.port)
-            return leg, await talk(leg, endpoint, context)
+            result = await talk(leg, endpoint)
+        leg.keep_session(endpoint.host)
     except TimeoutError:
         leg.abort()
         raise UpstreamError(UpstreamFault.SILENT, leg.said) from None
     except BaseException:
         leg.abort()
         raise
+    return leg, result
 
 
 async def _part(leg: Leg, farewell: bytes) -> None:
@@ -122,6 +124,6 @@ async def _part(leg: Leg, farewell: bytes) -> None:
 
 
 @functools.lru_cache(maxsize=64)
-def _context(upstream: UpstreamConfig) -> ssl.SSLContext:
+def _memory(upstream: UpstreamConfig) -> UpstreamMemory:
     # Reading the system's roots takes 20 ms of the event loop; a login must not pay for it. New roots need a restart.
-    return client_context(upstream)
+    return UpstreamMemory(client_context(upstream))

@@ -12,7 +12,6 @@ import asyncio
 import base64
 import logging
 import re
-import ssl
 from functools import partial
 
 from aioimaplib.aioimaplib import AUTH, NONAUTH, AioImapException, Command, IMAP4ClientProtocol
@@ -37,30 +36,26 @@ _LITERAL = re.compile(rb"\{\d+\+?\}$")
 logging.getLogger("aioimaplib.aioimaplib").addFilter(lambda _record: False)
 
 
-async def login(
-    leg: Leg, endpoint: Endpoint, context: ssl.SSLContext, credential: UpstreamCredential, preferred: Mechanism
-) -> Connection:
+async def login(leg: Leg, endpoint: Endpoint, credential: UpstreamCredential, preferred: Mechanism) -> Connection:
     """Log in on an open leg. Raises UpstreamError."""
     session = ImapSession(leg, endpoint)
-    await session.begin(context)
+    await session.begin()
     ok_rest = await session.log_in(credential, preferred)
     untagged = b"".join(line + b"\r\n" for line in session.untagged)
     return Connection(untagged, ok_rest, session.told_capabilities(), leg)
 
 
-async def offers(leg: Leg, endpoint: Endpoint, context: ssl.SSLContext) -> tuple[str, ...]:
+async def offers(leg: Leg, endpoint: Endpoint) -> tuple[str, ...]:
     """The capabilities behind TLS, before login. Raises UpstreamError."""
     session = ImapSession(leg, endpoint)
-    await session.begin(context)
+    await session.begin()
     return session.told
 
 
-async def objection(
-    leg: Leg, endpoint: Endpoint, context: ssl.SSLContext, credential: UpstreamCredential, preferred: Mechanism
-) -> str:
+async def objection(leg: Leg, endpoint: Endpoint, credential: UpstreamCredential, preferred: Mechanism) -> str:
     """Log in and open INBOX: "" if it opens, else what the server said. Raises UpstreamError if the login fails."""
     session = ImapSession(leg, endpoint)
-    await session.begin(context)
+    await session.begin()
     await session.log_in(credential, preferred)
     # EXAMINE asks what SELECT asks and leaves the mailbox's \Recent flags alone (RFC 9051 6.3.3).
     status, line = await session.run("EXAMINE", "INBOX")
@@ -85,15 +80,15 @@ class ImapSession(IMAP4ClientProtocol):  # type: ignore[misc]  # aioimaplib has 
         self._failure_answer: bytes | None = None  # what a "+" gets after the last of them: once
         self._challenge = b""
 
-    async def begin(self, context: ssl.SSLContext) -> None:
+    async def begin(self) -> None:
         """Greeting, TLS, capabilities. Raises UpstreamError."""
         is_clear = self._endpoint.tls is Tls.STARTTLS
         if not is_clear:
-            await self._leg.secure(context, self._endpoint.host)
+            await self._leg.secure(self._endpoint.host)
         self._greet(await self._line())
         if is_clear:
             await self._learn()
-            await self._start_tls(context)
+            await self._start_tls()
         await self._learn()
 
     async def log_in(self, credential: UpstreamCredential, preferred: Mechanism) -> bytes:
@@ -232,7 +227,7 @@ class ImapSession(IMAP4ClientProtocol):  # type: ignore[misc]  # aioimaplib has 
         self.told = told
         self.offered = frozenset(word.upper() for word in told)
 
-    async def _start_tls(self, context: ssl.SSLContext) -> None:
+    async def _start_tls(self) -> None:
         if "STARTTLS" not in self.offered:
             raise UpstreamError(UpstreamFault.UNTRUSTED, "STARTTLS is not offered")
         status, _ = await self.run("STARTTLS")
@@ -240,7 +235,7 @@ class ImapSession(IMAP4ClientProtocol):  # type: ignore[misc]  # aioimaplib has 
             raise UpstreamError(UpstreamFault.UNTRUSTED, self._leg.said)
         if self._buffer:  # RFC 9051 6.2.1, CVE-2011-0411: a man in the middle's answers to what we have not asked yet
             raise UpstreamError(UpstreamFault.UNTRUSTED, "bytes behind the answer to STARTTLS")
-        await self._leg.secure(context, self._endpoint.host)
+        await self._leg.secure(self._endpoint.host)
         # RFC 9051 6.2.1: what was learned in the clear is void, so begin() asks again.
         self.untagged.clear()
         self._last_line = b""

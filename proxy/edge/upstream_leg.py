@@ -16,11 +16,11 @@ from typing import Any, cast
 
 from proxy.edge.keepalive import keep_alive
 from proxy.edge.transport import Transport
+from proxy.edge.upstream_memory import UpstreamMemory
 from proxy.errors import UpstreamError, UpstreamFault
 
 # One read gives BURST_BYTES and a record at most, and reading then pauses; more than this is a transport gone wrong.
 MAX_HELD_BYTES = 1_048_576
-MAX_ADDRESSES = 4  # of one name that are tried
 CONNECT_S = 3.0  # for an address that is not the last one: a broken IPv6 route must not use up the dial deadline
 CLOSE_S = 1.0  # for the server's answer to QUIT or LOGOUT
 
@@ -28,7 +28,8 @@ CLOSE_S = 1.0  # for the server's answer to QUIT or LOGOUT
 class Leg(asyncio.Protocol):
     """One connection to a server upstream. Its owner ends it by hand_over(), part() or abort()."""
 
-    def __init__(self) -> None:
+    def __init__(self, memory: UpstreamMemory) -> None:
+        self._memory = memory
         self.describe: Callable[[], str] = (
             str  # gives `said`: few logins need it, and cleaning a long line takes 0.1 ms
         )
@@ -54,12 +55,10 @@ class Leg(asyncio.Protocol):
 
     async def open(self, host: str, port: int) -> None:
         """Connect, in the clear. Raises UpstreamError UNREACHABLE."""
-        loop = asyncio.get_running_loop()
         try:
-            found = await loop.getaddrinfo(host, port, type=socket.SOCK_STREAM)
-        except (OSError, UnicodeError) as error:
+            addresses = await self._memory.addresses(host, port)
+        except OSError as error:
             raise _unreachable(error) from None
-        addresses = list(dict.fromkeys((info[0], info[4]) for info in found))[:MAX_ADDRESSES]
         for family, address in addresses[:-1]:
             with suppress(OSError):  # TimeoutError is one
                 async with asyncio.timeout(CONNECT_S):
@@ -68,6 +67,7 @@ class Leg(asyncio.Protocol):
         try:
             await self._connect(*addresses[-1])
         except OSError as error:
+            self._memory.forget_addresses(host, port)
             raise _unreachable(error) from None
 
     async def _connect(self, family: int, address: Any) -> None:
@@ -81,8 +81,10 @@ class Leg(asyncio.Protocol):
             raise
         Transport(sock, self, close_s=CLOSE_S).begin()
 
-    async def secure(self, context: ssl.SSLContext, host: str) -> None:
+    async def secure(self, host: str) -> None:
         """Do the TLS handshake; what comes afterwards is the server's that `host` names.
+
+        The session of a handshake of the last minutes is taken up again if the server likes.
 
         raises  UpstreamError UNTRUSTED if anything came in the clear before it, or the handshake fails
         """
@@ -91,7 +93,7 @@ class Leg(asyncio.Protocol):
         if self._is_over:
             raise self._end()
         try:
-            await self._connected().start_tls(context, server_hostname=host)
+            await self._shake_hands(host)
         except ssl.SSLEOFError as error:
             raise _unreachable(error) from None
         except ssl.SSLCertVerificationError as error:
@@ -101,6 +103,21 @@ class Leg(asyncio.Protocol):
         except OSError as error:
             raise _unreachable(error) from None
         self._connected().pause_reading()
+
+    async def _shake_hands(self, host: str) -> None:
+        session = self._memory.session(host)
+        try:
+            await self._connected().start_tls(self._memory.context, server_hostname=host, session=session)
+        except BaseException:
+            if session is not None:
+                self._memory.drop_session(host)
+            raise
+
+    def keep_session(self, host: str) -> None:
+        """After the login: TLS 1.3 gives what can be resumed behind the handshake."""
+        sock = self._connected().get_extra_info("ssl_object")
+        if sock is not None:
+            self._memory.keep_session(host, sock)
 
     async def receive(self) -> bytes:
         """All that has come, at least one byte; one caller at a time. Raises UpstreamError after the end."""

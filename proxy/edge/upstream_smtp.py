@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 import socket
-import ssl
 from functools import partial
 
 from proxy.config import Endpoint, Mechanism, Tls
@@ -18,30 +17,25 @@ FAREWELL = b"QUIT\r\n"
 _DOMAIN = re.compile(r"(?=.{4,253}$)[A-Za-z0-9-]{1,63}(\.[A-Za-z0-9-]{1,63})+")
 
 
-async def login(
-    leg: Leg, endpoint: Endpoint, context: ssl.SSLContext, credential: UpstreamCredential, preferred: Mechanism
-) -> Connection:
+async def login(leg: Leg, endpoint: Endpoint, credential: UpstreamCredential, preferred: Mechanism) -> Connection:
     """Log in on an open leg. Raises UpstreamError."""
-    done = await _talk(leg, endpoint, context, credential, preferred)
+    done = await _talk(leg, endpoint, credential, preferred)
     return Connection(b"", b"", done.extensions, leg)
 
 
-async def offers(leg: Leg, endpoint: Endpoint, context: ssl.SSLContext) -> tuple[str, ...]:
+async def offers(leg: Leg, endpoint: Endpoint) -> tuple[str, ...]:
     """The EHLO list behind TLS, before AUTH. Raises UpstreamError."""
-    return (await _talk(leg, endpoint, context, None)).extensions
+    return (await _talk(leg, endpoint, None)).extensions
 
 
-async def objection(
-    leg: Leg, endpoint: Endpoint, context: ssl.SSLContext, credential: UpstreamCredential, preferred: Mechanism
-) -> str:
+async def objection(leg: Leg, endpoint: Endpoint, credential: UpstreamCredential, preferred: Mechanism) -> str:
     """Log in, then EHLO: "" if the server is content, else what it said. Raises UpstreamError if the login fails."""
-    return (await _talk(leg, endpoint, context, credential, preferred, examine=True)).objection
+    return (await _talk(leg, endpoint, credential, preferred, examine=True)).objection
 
 
 async def _talk(
     leg: Leg,
     endpoint: Endpoint,
-    context: ssl.SSLContext,
     credential: UpstreamCredential | None,
     preferred: Mechanism = "",
     *,
@@ -49,7 +43,7 @@ async def _talk(
 ) -> Done:
     is_clear = endpoint.tls is Tls.STARTTLS
     if not is_clear:
-        await leg.secure(context, endpoint.host)
+        await leg.secure(endpoint.host)
     machine = SmtpLogin(
         host=endpoint.host,
         port=endpoint.port,
@@ -68,7 +62,7 @@ async def _talk(
                 case Send(data):
                     leg.send(data)
                 case StartTls():
-                    await leg.secure(context, endpoint.host)
+                    await leg.secure(endpoint.host)
                     actions += machine.secured()
                 case Done():
                     leg.put_back(action.leftover)

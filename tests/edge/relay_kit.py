@@ -23,6 +23,7 @@ from proxy.edge.listen import TLS_SHUTDOWN_S
 from proxy.edge.relay import Relay
 from proxy.edge.transport import Transport
 from proxy.edge.upstream_leg import Connection, Leg
+from proxy.edge.upstream_memory import UpstreamMemory
 from proxy.live.sessions import Registry, Session
 from proxy.login.service import LoginService, Passage
 from tests.edge.scripted import HOST, PATIENCE_S, Certificates
@@ -285,7 +286,7 @@ async def staged(
         client = await soon(making)
 
         with _listening(is_small) as listener:
-            leg = Leg()
+            leg = Leg(UpstreamMemory(trust))
             await soon(leg.open("127.0.0.1", listener.getsockname()[1]))
             if is_small:
                 leg._connected().get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, SMALL_BYTES)
@@ -293,7 +294,7 @@ async def staged(
         stack.callback(accepted.close)
         making = asyncio.create_task(End.over(accepted, certificates.good if tls else None, is_server=True))
         if tls:
-            await soon(leg.secure(trust, HOST))
+            await soon(leg.secure(HOST))
         upstream = await soon(making)
 
         registry = Registry(read_revision=no_revision, read_standings=no_standings, read_kicked=none_kicked)

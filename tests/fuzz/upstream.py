@@ -15,6 +15,7 @@ from dataclasses import dataclass
 
 from proxy.config import Endpoint, Mechanism, Tls
 from proxy.edge.upstream_leg import MAX_HELD_BYTES, Connection, Leg
+from proxy.edge.upstream_memory import UpstreamMemory
 from proxy.errors import UpstreamError, UpstreamFault
 from proxy.secret import Secret
 from proxy.wire.sasl import Bearer, Password, UpstreamCredential
@@ -28,7 +29,7 @@ _CREDENTIALS: tuple[UpstreamCredential, ...] = (Bearer(USER, Secret(SECRET)), Pa
 _TAG = re.compile(rb"[A-P]{4}\d+(?= |$)", re.MULTILINE)  # aioimaplib's tags are drawn by lot
 _PREFERRED: tuple[Mechanism, ...] = ("", "XOAUTH2", "OAUTHBEARER")
 
-Login = Callable[[Leg, Endpoint, ssl.SSLContext, UpstreamCredential, Mechanism], Awaitable[Connection]]
+Login = Callable[[Leg, Endpoint, UpstreamCredential, Mechanism], Awaitable[Connection]]
 
 
 class Pipe(asyncio.Transport):
@@ -86,14 +87,15 @@ class MemoryLeg(Leg):
     """A leg whose handshake takes no sockets: what is left in clear is an attack, what is behind the mark TLS."""
 
     def __init__(self, clear: tuple[bytes, ...], secured: tuple[bytes, ...]) -> None:
-        super().__init__()
+        # Its handshake is our secure(), which looks at no context.
+        super().__init__(UpstreamMemory(ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)))
         self.pipe = Pipe(self)
         self.pipe.pieces = list(clear)
         self.in_clear = b""
         self._secured = secured
         self.connection_made(self.pipe)
 
-    async def secure(self, context: ssl.SSLContext, host: str) -> None:
+    async def secure(self, host: str) -> None:
         if self._held or self.pipe.pieces:
             raise UpstreamError(UpstreamFault.UNTRUSTED, "bytes before the TLS handshake")
         if self._is_over:
@@ -121,12 +123,11 @@ def one(data: bytes, login: Login, max_lines_bytes: int) -> None:
     credential = _CREDENTIALS[given.flags >> 1 & 1]
     preferred = _PREFERRED[(given.flags >> 2) % 3]
     endpoint = Endpoint("mail.example.org", 993, Tls.STARTTLS if is_clear else Tls.IMPLICIT)
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)  # for the legs' secure(), which looks at none
     ways = zip(_splits(clear, given.flags), _splits(secured, given.flags), strict=False)
 
     def story(first: tuple[bytes, ...], second: tuple[bytes, ...]) -> Callable[[], Awaitable[Passed | UpstreamFault]]:
         return lambda: _log_in(
-            lambda leg: login(leg, endpoint, context, credential, preferred), endpoint, first, second, max_lines_bytes
+            lambda leg: login(leg, endpoint, credential, preferred), endpoint, first, second, max_lines_bytes
         )
 
     with watched_logs():

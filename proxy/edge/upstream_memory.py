@@ -1,0 +1,79 @@
+"""What the logins of a process remember of one upstream: its addresses for seconds, its TLS sessions for minutes.
+
+Whom to trust is not decided here, and forgetting costs one login a look-up or a full handshake.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+import ssl
+from collections.abc import Callable
+from time import monotonic
+from typing import Any
+
+ADDRESSES_S = 5.0  # shorter than any time that DNS gives for moving; and a crowd that comes back asks once
+# A session that is resumed brings no certificate: what was verified counts for so long, and resuming prolongs nothing.
+SESSION_S = 300.0
+MAX_ADDRESSES = 4  # of one name that are tried
+
+Address = tuple[int, Any]  # family, and what connect() takes
+
+
+class UpstreamMemory:
+    """Of one upstream, with the one context of its connections: a session fits no other. Of one event loop."""
+
+    def __init__(self, context: ssl.SSLContext, clock: Callable[[], float] = monotonic) -> None:
+        self.context = context
+        self._clock = clock
+        self._addresses: dict[tuple[str, int], tuple[float, list[Address]]] = {}
+        self._asking: dict[tuple[str, int], asyncio.Task[list[Address]]] = {}
+        self._sessions: dict[str, tuple[float, ssl.SSLSession | None]] = {}
+
+    async def addresses(self, host: str, port: int) -> list[Address]:
+        """Where the server is, at most MAX_ADDRESSES. All who ask at one time share one look-up. Raises OSError."""
+        key = (host, port)
+        until, known = self._addresses.get(key, (0.0, []))
+        if self._clock() < until:
+            return known
+        asking = self._asking.get(key)
+        if asking is None:
+            asking = self._asking[key] = asyncio.create_task(self._ask(key))
+            asking.add_done_callback(lambda task: self._answered(key, task))
+        return await asyncio.shield(asking)  # one who hangs up takes the answer from nobody
+
+    async def _ask(self, key: tuple[str, int]) -> list[Address]:
+        try:
+            found = await asyncio.get_running_loop().getaddrinfo(*key, type=socket.SOCK_STREAM)
+        except UnicodeError as error:
+            raise OSError(str(error)) from None
+        each: dict[Address, None] = dict.fromkeys((info[0], info[4]) for info in found)
+        addresses = list(each)[:MAX_ADDRESSES]
+        self._addresses[key] = (self._clock() + ADDRESSES_S, addresses)
+        return addresses
+
+    def _answered(self, key: tuple[str, int], task: asyncio.Task[list[Address]]) -> None:
+        del self._asking[key]
+        if not task.cancelled():
+            task.exception()  # whoever asked may be gone, and asyncio would complain that nobody saw it
+
+    def forget_addresses(self, host: str, port: int) -> None:
+        """Nobody answered there: the next login asks again."""
+        self._addresses.pop((host, port), None)
+
+    def session(self, host: str) -> ssl.SSLSession | None:
+        """A TLS session to offer to this server (RFC 8446 2.2, RFC 5077)."""
+        until, session = self._sessions.get(host, (0.0, None))
+        return session if self._clock() < until else None
+
+    def keep_session(self, host: str, sock: ssl.SSLSocket) -> None:
+        """After a login whose certificate was verified: keep its session, if none is kept and none has failed.
+
+        Once in SESSION_S and not after each login: to read it costs as much as resuming saves.
+        """
+        if not sock.session_reused and self._clock() >= self._sessions.get(host, (0.0, None))[0]:
+            self._sessions[host] = (self._clock() + SESSION_S, sock.session)
+
+    def drop_session(self, host: str) -> None:
+        """A handshake that offered one failed, for whatever reason: none is offered or kept for SESSION_S."""
+        self._sessions[host] = (self._clock() + SESSION_S, None)
