@@ -206,6 +206,9 @@ class Board:
         return values.get(ACCEPTING.name) == 1.0 and values.get(HEARTBEAT.name, -math.inf) > now - STALE_S
 
 
+_BUCKETS = tuple(str(number) for number in range(64))  # as labels
+
+
 class Tally:
     """A number that is added to often: its cell is found once."""
 
@@ -218,6 +221,9 @@ class Tally:
     def add(self, amount: float = 1.0) -> None:
         self._sheet.add(self._cell, amount)
 
+    def is_counted_on(self, sheet: Sheet) -> bool:
+        return self._sheet is sheet
+
 
 class Meters:
     """What the parts of a worker count with. One per process, made by build(); called from its loop's thread only."""
@@ -227,6 +233,7 @@ class Meters:
         self._sheet = sheet or Sheet(memoryview(bytearray(PRIVATE_BYTES)))
         self._spare = Sheet(memoryview(bytearray(4 * _CELL)))  # takes what has no room
         self._known = dict(self._sheet.cells())
+        self._tallies: dict[tuple[str, ...], Tally] = {}  # of those in use, by name and labels
         self._dropped = self._tally(SERIES_DROPPED.name)
 
     def count(self, meter: Meter, *labels: str, amount: float = 1.0) -> None:
@@ -242,11 +249,17 @@ class Meters:
     def observe(self, meter: Meter, *labels: str, value: float) -> None:
         """Count one more of this size in a histogram."""
         bucket = bisect_left(meter.bounds, value)
-        self._tally(_key(meter, (*labels, str(bucket)))).add()
-        self._tally(_key(meter, (*labels, "sum"))).add(value)
+        self.tally(meter, *labels, _BUCKETS[bucket]).add()
+        self.tally(meter, *labels, "sum").add(value)
 
     def tally(self, meter: Meter, *labels: str) -> Tally:
-        return self._tally(_key(meter, labels))
+        parts = (meter.name, *labels)
+        known = self._tallies.get(parts)
+        if known is None:
+            known = self._tally(_SEPARATOR.join(parts))
+            if known.is_counted_on(self._sheet):
+                self._tallies[parts] = known
+        return known
 
     def read(self, meter: Meter, *labels: str) -> float:
         """A counter or gauge of this process, 0 if it never was."""

@@ -15,6 +15,7 @@ import stat
 import threading
 from collections import deque
 from collections.abc import Mapping
+from functools import lru_cache
 from time import monotonic, sleep
 from typing import Literal, Protocol
 
@@ -206,11 +207,12 @@ class _OurOwnOnly(logging.Filter):
     """Lets a library's warnings through and nothing below, at whatever level its loggers are set."""
 
     def filter(self, record: logging.LogRecord) -> bool:
-        return record.levelno >= logging.WARNING or not _is_within(record.name, TALKATIVE)
+        return record.levelno >= logging.WARNING or not _is_talkative(record.name)
 
 
-def _is_within(name: str, loggers: tuple[str, ...]) -> bool:
-    return any(name == one or name.startswith(f"{one}.") for one in loggers)
+@lru_cache(maxsize=256)  # asked for each record
+def _is_talkative(name: str) -> bool:
+    return any(name == one or name.startswith(f"{one}.") for one in TALKATIVE)
 
 
 def journalling(environment: Mapping[str, str] = os.environ) -> Journalling:
@@ -244,9 +246,16 @@ def configure(
         outlet.sink = sink
     root.handlers[:] = [outlet]
     root.setLevel(level.upper())
+    _note_no_more_than_is_shown()
     for name in TALKATIVE:
         logging.getLogger(name).setLevel(logging.WARNING)  # spares them the rendering
     return outlet
+
+
+def _note_no_more_than_is_shown() -> None:
+    """Spare each record what no line of ours has: the logging HOWTO, Optimization, lists these three and the next."""
+    logging.logThreads = logging.logProcesses = logging.logMultiprocessing = False
+    logging._srcfile = None  # noqa: SLF001 - whence it was logged, found by a walk over frames
 
 
 def lost_lines() -> int:

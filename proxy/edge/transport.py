@@ -77,9 +77,11 @@ class Transport(asyncio.Transport):
         server_side: bool = False,
         server_hostname: str | None = None,
         session: ssl.SSLSession | None = None,
-        timeout_s: float = HANDSHAKE_S,
+        timeout_s: float | None = HANDSHAKE_S,
     ) -> None:
         """Do the handshake, in place: this transport is the secured one afterwards, and reads.
+
+        timeout_s   None: the caller has a deadline around it
 
         raises  OSError (ssl.SSLError among them), TimeoutError; the connection is aborted then, and if cancelled
         """

@@ -107,7 +107,9 @@ class Leg(asyncio.Protocol):
     async def _shake_hands(self, host: str) -> None:
         session = self._memory.session(host)
         try:
-            await self._connected().start_tls(self._memory.context, server_hostname=host, session=session)
+            await self._connected().start_tls(
+                self._memory.context, server_hostname=host, session=session, timeout_s=None
+            )
         except BaseException:
             if session is not None:
                 self._memory.drop_session(host)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 import socket
-from functools import partial
 
 from proxy.config import Endpoint, Mechanism, Tls
 from proxy.edge.upstream_leg import Connection, Leg
@@ -53,9 +52,9 @@ async def _talk(
         examine=examine,
         preferred=preferred,
     )
+    leg.describe = lambda: machine.said
     while True:
         actions = machine.receive(await leg.receive())
-        leg.describe = partial(str, machine.said)
         while actions:
             action = actions.pop(0)
             match action:

@@ -32,6 +32,7 @@ class _Call(Generic[T]):
 
     def __init__(self, work: Callable[[], T]) -> None:
         self.work = work
+        self.is_begun = False  # under the pool's lock
         self.loop = asyncio.get_running_loop()
         self.future: asyncio.Future[T] = self.loop.create_future()
 
@@ -52,6 +53,10 @@ class _Call(Generic[T]):
 
     def fail(self, error: BaseException) -> None:
         self.post(self._fail, error)
+
+    def expire(self, deadline_s: float) -> None:
+        """In the loop: its waiter has waited long enough."""
+        self._fail(StoreUnavailable(f"no answer in {deadline_s:g} s"))
 
     def _finish(self, result: T) -> None:
         if not self.future.done():
@@ -108,18 +113,16 @@ class StorePool:
 
     async def _answer(self, call: _Call[T], deadline_s: float) -> T:
         self._enqueue(call)
+        timer = call.loop.call_later(deadline_s, call.expire, deadline_s)
         try:
-            async with asyncio.timeout(deadline_s) as deadline:
-                return await call.future
-        except TimeoutError:
-            if not deadline.expired():
-                raise  # it is fn's own
-            raise StoreUnavailable(f"no answer in {deadline_s:g} s") from None
+            return await call.future
         except StoreBroken as error:
             # A server outlives this as it outlives a store that is down: sessions go on, and a restore mends it.
             raise StoreUnavailable(str(error)) from None
         finally:
-            self._withdraw(call)
+            timer.cancel()
+            if not call.is_begun:
+                self._withdraw(call)
 
     def _enqueue(self, call: _Call[T]) -> None:
         with self._changed:
@@ -131,8 +134,6 @@ class StorePool:
             self._changed.notify()
 
     def _withdraw(self, call: _Call[T]) -> None:
-        if not call.future.cancelled() and call.future.done():
-            return  # a thread has had it
         with self._changed:
             if call in self._line:
                 self._line.remove(call)  # type: ignore[arg-type]
@@ -147,6 +148,7 @@ class StorePool:
                 if not self._line:
                     return
                 call = self._line.popleft()
+                call.is_begun = True
             call.run()
             del call  # or an idle thread would keep the last result
 

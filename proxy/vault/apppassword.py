@@ -19,9 +19,12 @@ LENGTH = SELECTOR_SYMBOLS + SECRET_SYMBOLS + 1
 GROUP = 5
 MAX_TYPED = 200  # longer than any way of typing 20 symbols with separators; a bound on work
 
-_VALUE = {symbol: value for value, symbol in enumerate(ALPHABET)} | {"o": 0, "i": 1, "l": 1}
-_SEPARATORS = frozenset(" -\t\u00a0\u2010\u2011\u2012\u2013\u2014")  # what text processors make of a dash or a blank
+_VALUE = {symbol: value for value, symbol in enumerate(ALPHABET)}
+_SEPARATORS = " -\t\u00a0\u2010\u2011\u2012\u2013\u2014"  # what text processors make of a dash or a blank
+_READ_AS = str.maketrans("oil", "011", _SEPARATORS)
 _FIELD_POLYNOMIAL = 0b100101  # x^5 + x^2 + 1, irreducible over GF(2)
+# Twice each element of GF(32).
+_DOUBLE = tuple(value << 1 ^ (_FIELD_POLYNOMIAL if value << 1 & 0b100000 else 0) for value in range(32))
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,17 +56,15 @@ def parse(typed: Secret) -> AppPassword | None:
     text = typed.reveal()
     if len(text) > MAX_TYPED:
         return None
-    values: list[int] = []
-    for symbol in text.lower():
-        if symbol in _SEPARATORS:
-            continue
-        value = _VALUE.get(symbol)
-        if value is None or len(values) == LENGTH:
-            return None
-        values.append(value)
-    if len(values) != LENGTH or _check_value(values[:-1]) != values[-1]:
+    normal = text.lower().translate(_READ_AS)
+    if len(normal) != LENGTH:
         return None
-    normal = "".join(ALPHABET[value] for value in values)
+    try:
+        *values, check = [_VALUE[symbol] for symbol in normal]
+    except KeyError:
+        return None
+    if _check_value(values) != check:
+        return None
     return AppPassword(normal[:SELECTOR_SYMBOLS], Secret(normal))
 
 
@@ -77,10 +78,5 @@ def _check_value(values: list[int]) -> int:
     """
     interim = 0
     for value in values:
-        interim = _double(interim) ^ value
-    return _double(interim)
-
-
-def _double(value: int) -> int:
-    doubled = value << 1
-    return doubled ^ _FIELD_POLYNOMIAL if doubled & 0b100000 else doubled
+        interim = _DOUBLE[interim] ^ value
+    return _DOUBLE[interim]

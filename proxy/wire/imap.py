@@ -85,7 +85,7 @@ class ImapGate:
         clear_ok    allow logins without TLS
         """
         self.client_id = ""
-        self._extensions = known_extensions(extensions)
+        self._extensions = known_extensions(tuple(extensions))
         self._is_secured = secured
         self._has_starttls = starttls
         self._is_clear_ok = clear_ok

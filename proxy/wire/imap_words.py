@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Mapping
+from functools import lru_cache
 from typing import Final
 
 from proxy.errors import Answer
@@ -42,7 +43,8 @@ _EXTENSION = re.compile(r"[A-Za-z0-9=+_./:-]{1,64}")
 _OURS = frozenset({"IMAP4REV1", "SASL-IR", "STARTTLS", "LOGINDISABLED"})
 
 
-def known_extensions(extensions: Iterable[str]) -> tuple[str, ...]:
+@lru_cache(maxsize=64)  # each client meets one of few lists
+def known_extensions(extensions: tuple[str, ...]) -> tuple[str, ...]:
     """Those of an upstream's capabilities that may be passed on: well formed, not ours to say, each once."""
     found: dict[str, str] = {}
     for extension in extensions:

@@ -35,6 +35,8 @@ def canonical_login(text: str) -> str | None:
 def _is_visible(text: str) -> bool:
     # C*: control, format (zero width, bidi), surrogate, private use, unassigned. The last also because a newer
     # Unicode may fold it differently, which would orphan the stored name.
+    if text.isascii():
+        return text.isprintable()  # the same, looked up once
     return all(unicodedata.category(char)[0] != "C" and unicodedata.category(char) not in ("Zl", "Zp") for char in text)
 
 

@@ -23,6 +23,7 @@ ClientMechanism = Literal["XOAUTH2", "OAUTHBEARER", "PLAIN"]
 TokenMechanism = Literal["XOAUTH2", "OAUTHBEARER"]
 
 _BASE64 = re.compile(rb"[A-Za-z0-9+/]*={0,2}")
+_VISIBLE = re.compile(r"[!-~]+")
 _TOKEN_MECHANISMS: tuple[TokenMechanism, ...] = ("XOAUTH2", "OAUTHBEARER")
 
 
@@ -191,14 +192,15 @@ def error_reply(mechanism: ClientMechanism) -> bytes:
 
 def _checked_user(user: str) -> bytes:
     # %x01 and NUL part the fields of these messages; surrogates have no UTF-8 form.
-    if any(unicodedata.category(char) in ("Cc", "Cs") for char in user):
+    is_plain = user.isascii() and user.isprintable()
+    if not is_plain and any(unicodedata.category(char) in ("Cc", "Cs") for char in user):
         raise ProtocolError("control character in the upstream user")
     return user.encode()
 
 
 def _checked_token(token: Secret) -> bytes:
     text = token.reveal()
-    if not text or not all("!" <= char <= "~" for char in text):  # RFC 6750 2.1: b64token is within these
+    if not _VISIBLE.fullmatch(text):  # RFC 6750 2.1: b64token is within these
         raise ProtocolError("malformed access token")
     return text.encode("ascii")
 

@@ -107,7 +107,7 @@ class SmtpLogin:
         self._failure_answer: bytes | None = None  # what a 334 gets after the last of them: once
         self._challenge = b""
         self._secrets: tuple[str, ...] = ()
-        self.said = ""  # the server's last reply, printable: for a deadline's log line
+        self._last = b""  # the server's last reply
         self._answers: dict[State, Callable[[Reply], list[Action]]] = {
             State.GREETING: self._on_greeting,
             State.CLEAR_EHLO: self._on_clear_ehlo,
@@ -117,12 +117,17 @@ class SmtpLogin:
             State.EXAMINE: self._on_examine,
         }
 
+    @property
+    def said(self) -> str:
+        """The server's last reply, printable, without secrets: for a deadline's log line."""
+        return printable(self._last, self._secrets)
+
     def receive(self, data: bytes) -> list[Action]:
         """Take bytes of the server. Raises UpstreamError: the login failed, close the connection."""
         self._buffer += data
         actions: list[Action] = []
         while self._state in self._answers and (reply := self._next_reply()) is not None:
-            self.said = printable(reply.text, self._secrets)
+            self._last = reply.text
             actions += self._answers[self._state](reply)
         if self._state is State.HANDSHAKE and self._buffer:
             # RFC 3207 6 and CVE-2011-0411: a man in the middle would have us take these for what TLS protects.
