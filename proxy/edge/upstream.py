@@ -106,7 +106,7 @@ async def _within(
         async with asyncio.timeout(deadline_s):
             await leg.open(endpoint.host, endpoint.port)
             result = await talk(leg, endpoint)
-        leg.keep_session(endpoint.host)
+        leg.keep_session()
     except TimeoutError:
         leg.abort()
         raise UpstreamError(UpstreamFault.SILENT, leg.said) from None

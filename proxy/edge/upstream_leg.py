@@ -30,6 +30,7 @@ class Leg(asyncio.Protocol):
 
     def __init__(self, memory: UpstreamMemory) -> None:
         self._memory = memory
+        self._server = ("", 0)  # as dialled
         self.describe: Callable[[], str] = (
             str  # gives `said`: few logins need it, and cleaning a long line takes 0.1 ms
         )
@@ -55,8 +56,9 @@ class Leg(asyncio.Protocol):
 
     async def open(self, host: str, port: int) -> None:
         """Connect, in the clear. Raises UpstreamError UNREACHABLE."""
+        self._server = (host, port)
         try:
-            addresses = await self._memory.addresses(host, port)
+            addresses = await self._memory.addresses(self._server)
         except OSError as error:
             raise _unreachable(error) from None
         for family, address in addresses[:-1]:
@@ -67,7 +69,7 @@ class Leg(asyncio.Protocol):
         try:
             await self._connect(*addresses[-1])
         except OSError as error:
-            self._memory.forget_addresses(host, port)
+            self._memory.forget_addresses(self._server)
             raise _unreachable(error) from None
 
     async def _connect(self, family: int, address: Any) -> None:
@@ -105,21 +107,22 @@ class Leg(asyncio.Protocol):
         self._connected().pause_reading()
 
     async def _shake_hands(self, host: str) -> None:
-        session = self._memory.session(host)
+        session = self._memory.session(self._server)
+        transport = self._connected()
         try:
-            await self._connected().start_tls(
-                self._memory.context, server_hostname=host, session=session, timeout_s=None
-            )
+            await transport.start_tls(self._memory.context, server_hostname=host, session=session, timeout_s=None)
         except BaseException:
             if session is not None:
-                self._memory.drop_session(host)
+                self._memory.drop_session(self._server)
             raise
+        if session is not None and not transport.get_extra_info("ssl_object").session_reused:
+            self._memory.drop_session(self._server)
 
-    def keep_session(self, host: str) -> None:
+    def keep_session(self) -> None:
         """After the login: TLS 1.3 gives what can be resumed behind the handshake."""
         sock = self._connected().get_extra_info("ssl_object")
-        if sock is not None:
-            self._memory.keep_session(host, sock)
+        if sock is not None and not sock.session_reused:
+            self._memory.keep_session(self._server, sock)
 
     async def receive(self) -> bytes:
         """All that has come, at least one byte; one caller at a time. Raises UpstreamError after the end."""

@@ -18,6 +18,7 @@ SESSION_S = 300.0
 MAX_ADDRESSES = 4  # of one name that are tried
 
 Address = tuple[int, Any]  # family, and what connect() takes
+Server = tuple[str, int]  # host and port, as configured
 
 
 class UpstreamMemory:
@@ -26,54 +27,53 @@ class UpstreamMemory:
     def __init__(self, context: ssl.SSLContext, clock: Callable[[], float] = monotonic) -> None:
         self.context = context
         self._clock = clock
-        self._addresses: dict[tuple[str, int], tuple[float, list[Address]]] = {}
-        self._asking: dict[tuple[str, int], asyncio.Task[list[Address]]] = {}
-        self._sessions: dict[str, tuple[float, ssl.SSLSession | None]] = {}
+        self._addresses: dict[Server, tuple[float, list[Address]]] = {}
+        self._asking: dict[Server, asyncio.Task[list[Address]]] = {}
+        self._sessions: dict[Server, tuple[float, ssl.SSLSession | None]] = {}
 
-    async def addresses(self, host: str, port: int) -> list[Address]:
+    async def addresses(self, server: Server) -> list[Address]:
         """Where the server is, at most MAX_ADDRESSES. All who ask at one time share one look-up. Raises OSError."""
-        key = (host, port)
-        until, known = self._addresses.get(key, (0.0, []))
+        until, known = self._addresses.get(server, (0.0, []))
         if self._clock() < until:
             return known
-        asking = self._asking.get(key)
+        asking = self._asking.get(server)
         if asking is None:
-            asking = self._asking[key] = asyncio.create_task(self._ask(key))
-            asking.add_done_callback(lambda task: self._answered(key, task))
+            asking = self._asking[server] = asyncio.create_task(self._ask(server))
+            asking.add_done_callback(lambda task: self._answered(server, task))
         return await asyncio.shield(asking)  # one who hangs up takes the answer from nobody
 
-    async def _ask(self, key: tuple[str, int]) -> list[Address]:
+    async def _ask(self, server: Server) -> list[Address]:
         try:
-            found = await asyncio.get_running_loop().getaddrinfo(*key, type=socket.SOCK_STREAM)
+            found = await asyncio.get_running_loop().getaddrinfo(*server, type=socket.SOCK_STREAM)
         except UnicodeError as error:
             raise OSError(str(error)) from None
         each: dict[Address, None] = dict.fromkeys((info[0], info[4]) for info in found)
         addresses = list(each)[:MAX_ADDRESSES]
-        self._addresses[key] = (self._clock() + ADDRESSES_S, addresses)
+        self._addresses[server] = (self._clock() + ADDRESSES_S, addresses)
         return addresses
 
-    def _answered(self, key: tuple[str, int], task: asyncio.Task[list[Address]]) -> None:
-        del self._asking[key]
+    def _answered(self, server: Server, task: asyncio.Task[list[Address]]) -> None:
+        del self._asking[server]
         if not task.cancelled():
             task.exception()  # whoever asked may be gone, and asyncio would complain that nobody saw it
 
-    def forget_addresses(self, host: str, port: int) -> None:
+    def forget_addresses(self, server: Server) -> None:
         """Nobody answered there: the next login asks again."""
-        self._addresses.pop((host, port), None)
+        self._addresses.pop(server, None)
 
-    def session(self, host: str) -> ssl.SSLSession | None:
+    def session(self, server: Server) -> ssl.SSLSession | None:
         """A TLS session to offer to this server (RFC 8446 2.2, RFC 5077)."""
-        until, session = self._sessions.get(host, (0.0, None))
+        until, session = self._sessions.get(server, (0.0, None))
         return session if self._clock() < until else None
 
-    def keep_session(self, host: str, sock: ssl.SSLSocket) -> None:
-        """After a login whose certificate was verified: keep its session, if none is kept and none has failed.
+    def keep_session(self, server: Server, sock: ssl.SSLSocket) -> None:
+        """After a login whose certificate was verified: keep its session, if nothing is known of the server.
 
         Once in SESSION_S and not after each login: to read it costs as much as resuming saves.
         """
-        if not sock.session_reused and self._clock() >= self._sessions.get(host, (0.0, None))[0]:
-            self._sessions[host] = (self._clock() + SESSION_S, sock.session)
+        if self._clock() >= self._sessions.get(server, (0.0, None))[0]:
+            self._sessions[server] = (self._clock() + SESSION_S, sock.session)
 
-    def drop_session(self, host: str) -> None:
-        """A handshake that offered one failed, for whatever reason: none is offered or kept for SESSION_S."""
-        self._sessions[host] = (self._clock() + SESSION_S, None)
+    def drop_session(self, server: Server) -> None:
+        """It was offered in vain, or the handshake failed, for whatever reason: none is offered for SESSION_S."""
+        self._sessions[server] = (self._clock() + SESSION_S, None)

@@ -47,6 +47,7 @@ class Certificates:
 
     ca_file: Path
     good: ssl.SSLContext
+    twin: ssl.SSLContext  # as good: the same server after a restart, or the next of its farm
     other_name: ssl.SSLContext
     unknown_ca: ssl.SSLContext
     expired: ssl.SSLContext
@@ -59,7 +60,7 @@ def make_certificates(folder: Path) -> Certificates:
     past = datetime(2020, 1, 1, tzinfo=UTC)
     return Certificates(
         ca_file,
-        _context(ca.issue_cert(HOST, "127.0.0.1")),
+        *(_context(ca.issue_cert(HOST, "127.0.0.1")) for _ in range(2)),
         _context(ca.issue_cert("elsewhere.example.org")),
         _context(trustme.CA().issue_cert(HOST)),
         _context(ca.issue_cert(HOST, not_before=past, not_after=past.replace(year=2021))),

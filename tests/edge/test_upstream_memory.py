@@ -42,7 +42,7 @@ async def visit(memory: UpstreamMemory, port: int) -> None:
         await leg.open(HOST, port)
         await leg.secure(HOST)
         await leg.receive()
-        leg.keep_session(HOST)
+        leg.keep_session()
     finally:
         leg.abort()
 
@@ -98,37 +98,67 @@ async def test_server_whose_certificate_is_wrong_by_now_is_not_believed_after_th
 
 
 @on_both_loops
-async def test_session_is_of_one_host_name(certificates):
-    script = Visits()
-    async with serving(script, certificates, "imap", Tls.IMPLICIT) as server:
+async def test_session_is_of_one_server(certificates):
+    async with serving(Visits(), certificates, "imap", Tls.IMPLICIT) as server:
         memory = UpstreamMemory(client_context(server.upstream))
-        await visit(memory, server.upstream.imap.port)
-        assert memory.session(HOST) is not None
-        assert memory.session("127.0.0.1") is None
+        port = server.upstream.imap.port
+        await visit(memory, port)
+        assert memory.session((HOST, port)) is not None
+        assert memory.session(("127.0.0.1", port)) is None  # another name: its certificate was not looked at for that
+        assert memory.session((HOST, port + 1)) is None  # another server, which has other keys
 
 
 @on_both_loops
-async def test_server_that_can_not_resume_is_not_asked_again_for_a_while(certificates):
+async def test_after_a_handshake_that_failed_no_session_is_offered_for_a_while(certificates):
     now = [1000.0]
     script = Visits()
+    fails = [False]
 
-    def at_the_handshake(peer):
-        assert peer._socket.recv(1)
-        peer.reset()
+    def sometimes(peer):
+        if fails[0]:
+            assert peer._socket.recv(1)
+            peer.reset()
+            return
+        peer.start_tls()
+        script(peer)
 
-    async with serving(script, certificates, "imap", Tls.IMPLICIT) as server:
+    async with serving(sometimes, certificates, "imap", Tls.STARTTLS) as server:
         memory = UpstreamMemory(client_context(server.upstream), lambda: now[0])
         port = server.upstream.imap.port
         await visit(memory, port)
-        async with serving(at_the_handshake, certificates, "imap", Tls.STARTTLS) as hostile:
-            with pytest.raises(UpstreamError):
-                await visit(memory, hostile.upstream.imap.port)
+        fails[0] = True
+        with pytest.raises(UpstreamError):
+            await visit(memory, port)
+        fails[0] = False
         await visit(memory, port)
         await visit(memory, port)
         now[0] += SESSION_S
         await visit(memory, port)
         await visit(memory, port)
     assert script.resumed == [False, False, False, False, True]
+
+
+@on_both_loops
+async def test_server_that_refuses_a_session_is_offered_none_for_a_while(certificates):
+    now = [1000.0]
+    script = Visits()
+    contexts = [certificates.good]
+
+    def restarted(peer):
+        peer.start_tls(contexts[0])
+        script(peer)
+
+    async with serving(restarted, certificates, "imap", Tls.STARTTLS) as server:
+        memory = UpstreamMemory(client_context(server.upstream), lambda: now[0])
+        port = server.upstream.imap.port
+        await visit(memory, port)
+        contexts[0] = certificates.twin
+        for _ in range(3):
+            await visit(memory, port)
+        now[0] += SESSION_S
+        await visit(memory, port)
+        await visit(memory, port)
+    assert script.resumed == [False, False, False, False, False, True]
 
 
 # Addresses
@@ -162,7 +192,7 @@ async def test_all_who_ask_at_one_time_share_one_look_up(context):
     loop.getaddrinfo = resolver = Resolver(143)
     resolver.may_answer.clear()
     memory = UpstreamMemory(context)
-    asking = [asyncio.create_task(memory.addresses("mail.example.org", 143)) for _ in range(10)]
+    asking = [asyncio.create_task(memory.addresses(("mail.example.org", 143))) for _ in range(10)]
     await asyncio.sleep(0)
     asking.pop(0).cancel()  # he who asked first hangs up
     await asyncio.sleep(0)
@@ -179,14 +209,14 @@ async def test_addresses_are_asked_for_again_after_seconds_and_failures_at_once(
     resolver.error = socket.gaierror(socket.EAI_AGAIN, "try again")
     for _ in range(2):
         with pytest.raises(OSError, match="try again"):
-            await memory.addresses("mail.example.org", 143)
+            await memory.addresses(("mail.example.org", 143))
     assert resolver.asked == 2
     resolver.error = None
     for _ in range(3):
-        await memory.addresses("mail.example.org", 143)
+        await memory.addresses(("mail.example.org", 143))
         now[0] += ADDRESSES_S * 0.4
     assert resolver.asked == 3
-    await memory.addresses("mail.example.org", 143)
+    await memory.addresses(("mail.example.org", 143))
     assert resolver.asked == 4
 
 
@@ -196,13 +226,13 @@ async def test_failed_look_up_that_nobody_waits_for_any_more_is_no_complaint(con
     resolver.may_answer.clear()
     resolver.error = socket.gaierror(socket.EAI_AGAIN, "try again")
     memory = UpstreamMemory(context)
-    asking = asyncio.create_task(memory.addresses("mail.example.org", 143))
+    asking = asyncio.create_task(memory.addresses(("mail.example.org", 143)))
     await asyncio.sleep(0)
     asking.cancel()
     await asyncio.sleep(0)
     resolver.may_answer.set()
     resolver.error = None
-    assert await memory.addresses("mail.example.org", 143)
+    assert await memory.addresses(("mail.example.org", 143))
     assert not caplog.records
 
 
