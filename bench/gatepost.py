@@ -13,6 +13,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import IO
 
 from bench.clients import Login
 from bench.driver import ROOT, Target
@@ -35,9 +36,28 @@ class Commands:
     cpu_s: float
 
 
+class PipedGate(Gate):
+    """A gate whose lines go through a pipe to a process that keeps them, as they go to the journal under systemd.
+
+    What goes to a file itself is written by a thread of its own, for a disk may be slow: that is not what is measured.
+    """
+
+    def _launch(self, log: IO[bytes]) -> None:
+        keeper = subprocess.Popen(["cat"], stdin=subprocess.PIPE, stdout=log)
+        assert keeper.stdin is not None
+        super()._launch(keeper.stdin)
+        keeper.stdin.close()
+        self._keeper = keeper
+
+    def kill(self) -> None:
+        """End the gate, and with it who keeps its lines."""
+        super().kill()
+        self._keeper.wait()
+
+
 def prepare(lab: Lab, directory: Path, *, url: str = "", loop: str = "uvloop", workers: int = 0) -> Gate:
     """A set-up with all settings at their defaults, but for the ports. `url`: a database that is not SQLite."""
-    gate = Gate.prepare(lab, directory, loop=loop)
+    gate = PipedGate.prepare(lab, directory, loop=loop)
     text = gate.config.read_text().replace('level = "debug"', 'level = "info"')
     text = re.sub(r"(?m)^count = \d+$", f"count = {workers}", text)
     if url:

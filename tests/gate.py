@@ -12,7 +12,7 @@ import sys
 import time
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Self
+from typing import IO, Any, Self
 
 from proxy.config.reader import load
 from proxy.secret import SecretSource
@@ -165,14 +165,17 @@ class Gate:
     def launch(self) -> None:
         """Start `gatepost serve`, and wait for nothing."""
         with self.log_file.open("ab") as log:
-            self.process = subprocess.Popen(
-                [sys.executable, "-m", "proxy", "serve", *self.serve_words, "--config", self.config],
-                stdin=subprocess.DEVNULL,
-                stdout=log,
-                stderr=log,
-                env=_environment(),
-                process_group=0,  # so that kill() can reach the workers of a supervisor that is gone
-            )
+            self._launch(log)
+
+    def _launch(self, log: IO[bytes]) -> None:
+        self.process = subprocess.Popen(
+            [sys.executable, "-m", "proxy", "serve", *self.serve_words, "--config", self.config],
+            stdin=subprocess.DEVNULL,
+            stdout=log,
+            stderr=log,
+            env=_environment(),
+            process_group=0,  # so that kill() can reach the workers of a supervisor that is gone
+        )
 
     def stop(self) -> int:
         """SIGTERM, and its exit status. Raises GateError if it does not end."""
