@@ -23,6 +23,11 @@ __all__ = ["DIAL_S", "Connection", "dial", "examine", "probe"]
 
 DIAL_S = 10.0  # of the 25 s that a login may take (design.md, Before login)
 
+# What says nothing of a login, and so may come from a TLS session that should not have been resumed.
+_OF_THE_CONNECTION = frozenset(
+    {UpstreamFault.UNREACHABLE, UpstreamFault.UNTRUSTED, UpstreamFault.SILENT, UpstreamFault.GARBAGE}
+)
+
 T = TypeVar("T")
 
 
@@ -108,8 +113,14 @@ async def _within(
             result = await talk(leg, endpoint)
         leg.keep_session()
     except TimeoutError:
+        leg.doubt_session()
         leg.abort()
         raise UpstreamError(UpstreamFault.SILENT, leg.said) from None
+    except UpstreamError as error:
+        if error.fault in _OF_THE_CONNECTION:
+            leg.doubt_session()
+        leg.abort()
+        raise
     except BaseException:
         leg.abort()
         raise

@@ -31,6 +31,7 @@ class Leg(asyncio.Protocol):
     def __init__(self, memory: UpstreamMemory) -> None:
         self._memory = memory
         self._server = ("", 0)  # as dialled
+        self._offers_session = False
         self.describe: Callable[[], str] = (
             str  # gives `said`: few logins need it, and cleaning a long line takes 0.1 ms
         )
@@ -108,21 +109,23 @@ class Leg(asyncio.Protocol):
 
     async def _shake_hands(self, host: str) -> None:
         session = self._memory.session(self._server)
+        self._offers_session = session is not None
         transport = self._connected()
-        try:
-            await transport.start_tls(self._memory.context, server_hostname=host, session=session, timeout_s=None)
-        except BaseException:
-            if session is not None:
-                self._memory.drop_session(self._server)
-            raise
-        if session is not None and not transport.get_extra_info("ssl_object").session_reused:
-            self._memory.drop_session(self._server)
+        await transport.start_tls(self._memory.context, server_hostname=host, session=session, timeout_s=None)
+        if self._offers_session and not transport.get_extra_info("ssl_object").session_reused:
+            self.doubt_session()
 
     def keep_session(self) -> None:
         """After the login: TLS 1.3 gives what can be resumed behind the handshake."""
         sock = self._connected().get_extra_info("ssl_object")
-        if sock is not None and not sock.session_reused:
+        if sock is not None and sock.session_reused is False:  # None: lost already
             self._memory.keep_session(self._server, sock)
+
+    def doubt_session(self) -> None:
+        """What has failed may have failed because it resumed: a server can find fault with that after the handshake."""
+        if self._offers_session:
+            self._offers_session = False
+            self._memory.drop_session(self._server)
 
     async def receive(self) -> bytes:
         """All that has come, at least one byte; one caller at a time. Raises UpstreamError after the end."""

@@ -6,12 +6,14 @@ Whom to trust is not decided here, and forgetting costs one login a look-up or a
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import socket
 import ssl
 from collections.abc import Callable
 from time import monotonic
 from typing import Any
 
+JOIN_S = 2.0  # a look-up that takes longer may have lost its question: who comes then asks anew
 ADDRESSES_S = 5.0  # shorter than any time that DNS gives for moving; and a crowd that comes back asks once
 # A session that is resumed brings no certificate: what was verified counts for so long, and resuming prolongs nothing.
 SESSION_S = 300.0
@@ -28,7 +30,7 @@ class UpstreamMemory:
         self.context = context
         self._clock = clock
         self._addresses: dict[Server, tuple[float, list[Address]]] = {}
-        self._asking: dict[Server, asyncio.Task[list[Address]]] = {}
+        self._asking: dict[Server, tuple[float, asyncio.Task[list[Address]]]] = {}  # since when
         self._sessions: dict[Server, tuple[float, ssl.SSLSession | None]] = {}
 
     async def addresses(self, server: Server) -> list[Address]:
@@ -36,10 +38,11 @@ class UpstreamMemory:
         until, known = self._addresses.get(server, (0.0, []))
         if self._clock() < until:
             return known
-        asking = self._asking.get(server)
-        if asking is None:
-            asking = self._asking[server] = asyncio.create_task(self._ask(server))
+        since, asking = self._asking.get(server, (0.0, None))
+        if asking is None or self._clock() - since > JOIN_S:
+            asking = asyncio.create_task(self._ask(server))
             asking.add_done_callback(lambda task: self._answered(server, task))
+            self._asking[server] = self._clock(), asking
         return await asyncio.shield(asking)  # one who hangs up takes the answer from nobody
 
     async def _ask(self, server: Server) -> list[Address]:
@@ -49,11 +52,14 @@ class UpstreamMemory:
             raise OSError(str(error)) from None
         each: dict[Address, None] = dict.fromkeys((info[0], info[4]) for info in found)
         addresses = list(each)[:MAX_ADDRESSES]
+        if not addresses:
+            raise OSError("no address")
         self._addresses[server] = (self._clock() + ADDRESSES_S, addresses)
         return addresses
 
     def _answered(self, server: Server, task: asyncio.Task[list[Address]]) -> None:
-        del self._asking[server]
+        if self._asking.get(server, (0.0, None))[1] is task:
+            del self._asking[server]
         if not task.cancelled():
             task.exception()  # whoever asked may be gone, and asyncio would complain that nobody saw it
 
@@ -72,7 +78,10 @@ class UpstreamMemory:
         Once in SESSION_S and not after each login: to read it costs as much as resuming saves.
         """
         if self._clock() >= self._sessions.get(server, (0.0, None))[0]:
-            self._sessions[server] = (self._clock() + SESSION_S, sock.session)
+            session = None
+            with contextlib.suppress(ValueError, ssl.SSLError):  # more than 65,280 bytes with the certificate: no copy
+                session = sock.session
+            self._sessions[server] = (self._clock() + SESSION_S, session)
 
     def drop_session(self, server: Server) -> None:
         """It was offered in vain, or the handshake failed, for whatever reason: none is offered for SESSION_S."""

@@ -12,7 +12,7 @@ from proxy.config import Tls
 from proxy.edge.tls import client_context
 from proxy.edge.upstream import dial
 from proxy.edge.upstream_leg import Leg
-from proxy.edge.upstream_memory import ADDRESSES_S, SESSION_S, UpstreamMemory
+from proxy.edge.upstream_memory import ADDRESSES_S, JOIN_S, SESSION_S, UpstreamMemory
 from proxy.errors import UpstreamError, UpstreamFault
 from tests.edge.imap_scripts import BOTH, greet, let_in
 from tests.edge.scripted import BEARER, HOST, XOAUTH2, Certificates, make_certificates, on_both_loops, serving
@@ -43,6 +43,9 @@ async def visit(memory: UpstreamMemory, port: int) -> None:
         await leg.secure(HOST)
         await leg.receive()
         leg.keep_session()
+    except UpstreamError:
+        leg.doubt_session()
+        raise
     finally:
         leg.abort()
 
@@ -138,6 +141,59 @@ async def test_after_a_handshake_that_failed_no_session_is_offered_for_a_while(c
     assert script.resumed == [False, False, False, False, True]
 
 
+@pytest.mark.parametrize("says", [b"", b"hello\r\n"], ids=["nothing", "garbage"])
+@on_both_loops
+async def test_login_that_fails_after_it_resumed_is_followed_by_one_that_does_not(certificates, says):
+    resumed: list[bool] = []
+
+    def fails_if_resumed(peer):
+        resumed.append(peer._socket.session_reused)
+        if resumed[-1]:
+            peer.send(says)
+            return
+        let_in(peer)
+        peer.ends()
+
+    async with serving(fails_if_resumed, certificates, "imap", Tls.IMPLICIT) as server:
+        (await dial(server.upstream, "imap", BEARER)).abort()
+        with pytest.raises(UpstreamError) as caught:
+            await dial(server.upstream, "imap", BEARER)
+        assert caught.value.fault in (UpstreamFault.UNREACHABLE, UpstreamFault.GARBAGE)
+        for _ in range(2):
+            (await dial(server.upstream, "imap", BEARER)).abort()
+    assert resumed == [False, True, False, False]
+
+
+@on_both_loops
+async def test_refused_login_says_nothing_of_the_session(certificates):
+    resumed: list[bool] = []
+
+    def refuses_the_second(peer):
+        resumed.append(peer._socket.session_reused)
+        greet(peer)
+        tag = peer.tag(b"AUTHENTICATE XOAUTH2 " + XOAUTH2)
+        peer.send(tag + (b" NO no\r\n" if len(resumed) == 2 else b" OK in\r\n"))
+        peer.ends()
+
+    async with serving(refuses_the_second, certificates, "imap", Tls.IMPLICIT) as server:
+        (await dial(server.upstream, "imap", BEARER)).abort()
+        with pytest.raises(UpstreamError):
+            await dial(server.upstream, "imap", BEARER)
+        (await dial(server.upstream, "imap", BEARER)).abort()
+    assert resumed == [False, True, True]
+
+
+def test_session_that_can_not_be_copied_is_none(context):
+    class Lengthy:
+        @property
+        def session(self):
+            raise ValueError("i2d() failed")
+
+    memory = UpstreamMemory(context)
+    memory.keep_session((HOST, 993), Lengthy())
+    assert memory.session((HOST, 993)) is None
+
+
 @on_both_loops
 async def test_server_that_refuses_a_session_is_offered_none_for_a_while(certificates):
     now = [1000.0]
@@ -199,6 +255,37 @@ async def test_all_who_ask_at_one_time_share_one_look_up(context):
     resolver.may_answer.set()
     assert await asyncio.gather(*asking) == [[(socket.AF_INET, ("127.0.0.1", 143))]] * 9
     assert resolver.asked == 1
+
+
+async def test_look_up_that_hangs_holds_up_only_those_who_came_soon(context):
+    now = [0.0]
+    loop = asyncio.get_running_loop()
+    loop.getaddrinfo = resolver = Resolver(143)
+    resolver.may_answer.clear()
+    memory = UpstreamMemory(context, lambda: now[0])
+    early = asyncio.create_task(memory.addresses(("mail.example.org", 143)))
+    while not resolver.asked:
+        await asyncio.sleep(0)
+    now[0] += JOIN_S + 0.1
+    hangs, resolver.may_answer = resolver.may_answer, asyncio.Event()
+    late = asyncio.create_task(memory.addresses(("mail.example.org", 143)))
+    while resolver.asked < 2:
+        await asyncio.sleep(0)
+    resolver.may_answer.set()
+    assert await late
+    assert not early.done()
+    hangs.set()
+    assert await early
+    assert resolver.asked == 2
+
+
+async def test_no_address_is_an_error(context):
+    async def nowhere(*_arguments, **_options):
+        return []
+
+    asyncio.get_running_loop().getaddrinfo = nowhere
+    with pytest.raises(OSError, match="no address"):
+        await UpstreamMemory(context).addresses(("mail.example.org", 143))
 
 
 async def test_addresses_are_asked_for_again_after_seconds_and_failures_at_once(context):
