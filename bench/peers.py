@@ -297,8 +297,8 @@ def oauth2_proxy(lab: Lab, users: list[str], directory: Path) -> Iterator[Target
 
 
 @contextmanager
-def floor(lab: Lab, users: list[str], directory: Path) -> Iterator[Target]:
-    """bench.floor: our transport without Gatepost, TLS on both legs."""
+def floor(lab: Lab, users: list[str], directory: Path, wrapper: tuple[str, ...] = ()) -> Iterator[Target]:
+    """bench.floor: our transport without Gatepost, TLS on both legs. `wrapper`: a program that runs it."""
     directory.mkdir()
     ports = PortReservation()
     imaps, smtps = ports.take(), ports.take()
@@ -307,7 +307,9 @@ def floor(lab: Lab, users: list[str], directory: Path) -> Iterator[Target]:
     words = [str(imaps), str(smtps), *upstream, certificate.chain_file, certificate.key_file, lab.ca_file]
     with (
         (directory / "log").open("wb") as log,
-        subprocess.Popen([sys.executable, "-m", "bench.floor", *words], stderr=log, process_group=0) as process,
+        subprocess.Popen(
+            [*wrapper, sys.executable, "-m", "bench.floor", *words], stderr=log, process_group=0
+        ) as process,
     ):
         try:
             _await(process, smtps)

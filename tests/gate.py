@@ -101,6 +101,8 @@ class Gate:
     """Gatepost's directory, process and listeners; `imap` and `smtp` are those with STARTTLS."""
 
     serve_words: tuple[str, ...] = ()  # options of `gatepost serve`
+    wrapper: tuple[str, ...] = ()  # a program that runs it, with its options
+    ready_s = READY_S
 
     def __init__(self, lab: Lab, directory: Path) -> None:
         self.lab = lab
@@ -151,7 +153,7 @@ class Gate:
         begin = len(self.log())
         self.launch()
         assert self.process is not None
-        deadline = time.monotonic() + READY_S
+        deadline = time.monotonic() + self.ready_s
         while "event=ready" not in (text := self.log()[begin:]):
             if self.process.poll() is not None or time.monotonic() > deadline:
                 self.kill()
@@ -169,7 +171,7 @@ class Gate:
 
     def _launch(self, log: IO[bytes]) -> None:
         self.process = subprocess.Popen(
-            [sys.executable, "-m", "proxy", "serve", *self.serve_words, "--config", self.config],
+            [*self.wrapper, sys.executable, "-m", "proxy", "serve", *self.serve_words, "--config", self.config],
             stdin=subprocess.DEVNULL,
             stdout=log,
             stderr=log,
@@ -204,7 +206,7 @@ class Gate:
 
     def await_log(self, pattern: str, *, after: int = 0) -> str:
         """Wait until a line of the log matches; returns the line. `after` is a position in the log."""
-        deadline = time.monotonic() + READY_S
+        deadline = time.monotonic() + self.ready_s
         while True:
             for line in self.log()[after:].splitlines():
                 if re.search(pattern, line):

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import errno
 import socket
 import ssl
 from collections.abc import Callable
@@ -48,12 +49,12 @@ class UpstreamMemory:
     async def _ask(self, server: Server) -> list[Address]:
         try:
             found = await asyncio.get_running_loop().getaddrinfo(*server, type=socket.SOCK_STREAM)
-        except UnicodeError as error:
-            raise OSError(str(error)) from None
+        except UnicodeError:  # IDNA's
+            raise OSError(errno.EINVAL, "not a host name") from None
         each: dict[Address, None] = dict.fromkeys((info[0], info[4]) for info in found)
         addresses = list(each)[:MAX_ADDRESSES]
         if not addresses:
-            raise OSError("no address")
+            raise OSError(errno.EADDRNOTAVAIL, "no address")
         self._addresses[server] = (self._clock() + ADDRESSES_S, addresses)
         return addresses
 
@@ -84,5 +85,5 @@ class UpstreamMemory:
             self._sessions[server] = (self._clock() + SESSION_S, session)
 
     def drop_session(self, server: Server) -> None:
-        """It was offered in vain, or the handshake failed, for whatever reason: none is offered for SESSION_S."""
+        """It was offered in vain, or what followed failed, for whatever reason: none is offered for SESSION_S."""
         self._sessions[server] = (self._clock() + SESSION_S, None)
