@@ -39,7 +39,7 @@ kill9: $(VENV)/.installed  ## kill -9 of anything under load, CYCLES=1000: is wh
 
 test-systemd: $(VENV)/.installed  ## the service in a booted systemd: a Debian in systemd-nspawn, as root
 	tests/lab/install.sh systemd
-	GATEPOST_SYSTEMD=1 $(BIN)/python -m pytest -rs tests/systemd $(ARGS)
+	GATEPOST_SYSTEMD=1 $(BIN)/python -m pytest tests/systemd $(ARGS)
 
 fuzz: $(VENV)/.installed  ## fuzz what reads strangers' bytes, an hour in all: SECONDS=600 TARGET=imap for less
 	$(BIN)/python -m pip --quiet --disable-pip-version-check install --require-hashes --only-binary :all: \

@@ -221,9 +221,6 @@ class Tally:
     def add(self, amount: float = 1.0) -> None:
         self._sheet.add(self._cell, amount)
 
-    def is_counted_on(self, sheet: Sheet) -> bool:
-        return self._sheet is sheet
-
 
 class Meters:
     """What the parts of a worker count with. One per process, made by build(); called from its loop's thread only."""
@@ -234,7 +231,7 @@ class Meters:
         self._spare = Sheet(memoryview(bytearray(4 * _CELL)))  # takes what has no room
         self._known = dict(self._sheet.cells())
         self._tallies: dict[tuple[str, ...], Tally] = {}  # of those in use, by name and labels
-        self._dropped = self._tally(SERIES_DROPPED.name)
+        self._dropped = self.tally(SERIES_DROPPED)
 
     def count(self, meter: Meter, *labels: str, amount: float = 1.0) -> None:
         self.tally(meter, *labels).add(amount)
@@ -256,19 +253,16 @@ class Meters:
         parts = (meter.name, *labels)
         known = self._tallies.get(parts)
         if known is None:
-            known = self._tally(_SEPARATOR.join(parts))
-            if known.is_counted_on(self._sheet):
-                self._tallies[parts] = known
+            cell = self._cell(_SEPARATOR.join(parts))
+            if cell is None:
+                return Tally(self._spare, 1)
+            known = self._tallies[parts] = Tally(self._sheet, cell)
         return known
 
     def read(self, meter: Meter, *labels: str) -> float:
         """A counter or gauge of this process, 0 if it never was."""
         cell = self._known.get(_key(meter, labels))
         return 0.0 if cell is None else self._sheet.get(cell)
-
-    def _tally(self, key: str) -> Tally:
-        cell = self._cell(key)
-        return Tally(self._spare, 1) if cell is None else Tally(self._sheet, cell)
 
     def _cell(self, key: str) -> int | None:
         cell = self._known.get(key)

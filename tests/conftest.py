@@ -49,6 +49,13 @@ def gate(lab: Lab, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Gate]:
     assert gate.leaked() == []
 
 
+@pytest.fixture(scope="session")
+def as_root() -> None:
+    """For tests that become another user, give files away, or have Postfix: no installation gives these rights."""
+    if os.geteuid() != 0:
+        pytest.skip("root alone can do this: run as root, as CI does")
+
+
 @pytest.fixture
 def password_name() -> str:
     """A name for an app password that no other test has taken."""

@@ -110,7 +110,7 @@ async def test_the_socket_is_for_user_and_group_alone_and_goes_with_the_service(
     assert config.keys.master.kind == "credential"
 
 
-@pytest.mark.skipif(os.geteuid() != 0, reason="becomes another user, which root alone can: run as root; CI does")
+@pytest.mark.usefixtures("as_root")
 async def test_a_peer_without_a_right_is_closed_without_a_word(
     config: Config, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -133,7 +133,7 @@ async def test_a_peer_without_a_right_is_closed_without_a_word(
     assert "event=control_refused uid=54321" in caplog.text
 
 
-@pytest.mark.skipif(os.geteuid() != 0, reason="becomes another user, which root alone can: run as root; CI does")
+@pytest.mark.usefixtures("as_root")
 def test_every_group_of_a_peer_counts(tmp_path: Path) -> None:
     """In a process of its own, which joins a group and connects."""
     script = (

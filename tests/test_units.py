@@ -12,15 +12,12 @@ import pytest
 from proxy.config import LimitsConfig
 from proxy.serving.listeners import NAMES
 from proxy.serving.succession import MARGIN_S
+from tests.needs import needs
 
 UNITS = Path(__file__).parent.parent / "systemd"
 SERVICE = UNITS / "gatepost.service"
 MOST_EXPOSURE = 1.5
 PORTS = {"imaps": 993, "imap": 143, "submissions": 465, "submission": 587}
-
-needs_systemd = pytest.mark.skipif(
-    shutil.which("systemd-analyze") is None, reason="systemd-analyze is missing: apt-get install systemd"
-)
 
 
 def settings(file: Path) -> dict[str, str]:
@@ -28,7 +25,6 @@ def settings(file: Path) -> dict[str, str]:
     return dict(line.split("=", 1) for line in lines)
 
 
-@needs_systemd
 def test_systemd_has_nothing_to_say_about_the_units(tmp_path: Path) -> None:
     """It exits with 0 even when it ignores a line: what counts is that it is silent."""
     for file in UNITS.glob("gatepost*.s*"):
@@ -37,16 +33,15 @@ def test_systemd_has_nothing_to_say_about_the_units(tmp_path: Path) -> None:
             text = file.read_text().replace("/usr/local/bin/gatepost", shutil.which("true") or "/bin/true")
             (tmp_path / file.name).write_text(text)
     done = subprocess.run(
-        ["systemd-analyze", "verify", "--recursive-errors=no", *sorted(tmp_path.iterdir())],
+        [needs("systemd-analyze", "systemd"), "verify", "--recursive-errors=no", *sorted(tmp_path.iterdir())],
         check=False, capture_output=True, text=True,
     )  # fmt: skip
     assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
 
 
-@needs_systemd
 def test_the_service_is_hardly_exposed() -> None:
     done = subprocess.run(
-        ["systemd-analyze", "security", "--offline=true", "--no-pager", SERVICE],
+        [needs("systemd-analyze", "systemd"), "security", "--offline=true", "--no-pager", SERVICE],
         check=True, capture_output=True, text=True,
     )  # fmt: skip
     (level,) = re.findall(r"Overall exposure level for gatepost\.service: ([\d.]+)", done.stdout)

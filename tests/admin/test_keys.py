@@ -328,7 +328,7 @@ def test_a_directory_that_cannot_be_written_is_told_before_anything_changes(hous
 # -- the file ----
 
 
-@pytest.mark.skipif(os.geteuid() != 0, reason="gives a file away, which root alone can: run as root; CI does")
+@pytest.mark.usefixtures("as_root")
 @pytest.mark.parametrize(("mode", "after"), [(0o600, 0o600), (0o640, 0o640), (0o400, 0o400), (0o644, 0o640)])
 def test_the_file_keeps_its_owner_and_its_mode_but_for_the_world(house, mode, after):
     os.chown(house.key_file, 4321, 4322)

@@ -7,7 +7,6 @@ import pty
 import re
 import select
 import shlex
-import shutil
 import subprocess
 import time
 from pathlib import Path
@@ -17,6 +16,7 @@ import pytest
 from proxy.cli.arguments import SHELLS
 from proxy.cli.completion import script
 from proxy.cli.grammar import Command, commands, grammar
+from tests.needs import needs
 
 DEADLINE_S = 20.0
 EVERY = list(commands(grammar()))
@@ -24,9 +24,7 @@ EVERY = list(commands(grammar()))
 
 @pytest.fixture(params=SHELLS)
 def shell(request: pytest.FixtureRequest) -> str:
-    if shutil.which(request.param) is None:
-        pytest.skip(f"the shell {request.param} is missing: make lab installs it")
-    return request.param
+    return needs(request.param)
 
 
 def flags(command: Command) -> set[str]:
@@ -77,7 +75,7 @@ def test_bash_knows_values_from_commands(tmp_path) -> None:
 def offered_by_fish(line: str, directory: Path) -> set[str]:
     (directory / "gatepost.fish").write_text(script("fish") + "\n")
     done = subprocess.run(
-        ["fish", "--no-config", "-c", f"source gatepost.fish; complete -C {shlex.quote(line)}"],
+        [needs("fish"), "--no-config", "-c", f"source gatepost.fish; complete -C {shlex.quote(line)}"],
         check=True, capture_output=True, text=True, timeout=DEADLINE_S, cwd=directory,
         env={**os.environ, "HOME": str(directory)},
     )  # fmt: skip
@@ -85,7 +83,6 @@ def offered_by_fish(line: str, directory: Path) -> set[str]:
     return {one.partition("\t")[0] for one in done.stdout.splitlines()}
 
 
-@pytest.mark.skipif(shutil.which("fish") is None, reason="the shell fish is missing: make lab installs it")
 def test_fish_offers_commands_options_and_values(tmp_path) -> None:
     for command in (command for command in EVERY if command.below):
         assert {below.words[-1] for below in command.below} <= offered_by_fish(f"{command.name} ", tmp_path)
@@ -155,8 +152,7 @@ class Terminal:
 
 @pytest.mark.parametrize("shell", sorted(_START))
 def test_tab_completes_on_a_terminal(shell, tmp_path) -> None:
-    if shutil.which(shell) is None:
-        pytest.skip(f"the shell {shell} is missing: make lab installs it")
+    needs(shell)
     (tmp_path / "mine.toml").touch()
     terminal = Terminal(shell, tmp_path)
     try:

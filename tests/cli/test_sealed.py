@@ -307,10 +307,8 @@ sys.exit(run(sys.argv[2]))
 
 
 @pytest.fixture
-def machine(gatepost, monkeypatch):
+def machine(as_root, gatepost, monkeypatch):
     """Runs commands as a user who can use the database, and cannot read the master key."""
-    if os.geteuid() != 0:
-        pytest.skip("becomes another user, which root alone can: run as root; CI does")
     # Not below pytest's own directory: that is closed to everybody else, and each run of pytest closes it again.
     base = Path(tempfile.mkdtemp(prefix="gatepost-machine-"))
     base.chmod(0o711)

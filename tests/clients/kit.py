@@ -8,7 +8,6 @@ import os
 import pty
 import random
 import select
-import shutil
 import signal
 import subprocess
 import termios
@@ -164,13 +163,6 @@ def _read_screen(descriptor: int, deadline: float) -> bytes:
             except OSError:  # EIO: the client closed its side of the terminal
                 break
     return bytes(drawn)
-
-
-def needs(program: str, package: str) -> str:
-    """The program's name, or a skip that names what to install. CI has all, by tests/lab/install.sh."""
-    if shutil.which(program) is None:
-        pytest.skip(f"{program} is missing: apt-get install {package} (or tests/lab/install.sh)")
-    return program
 
 
 def until(claim: Callable[[], bool], words: str) -> None:

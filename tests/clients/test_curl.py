@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from tests.clients.kit import LETTERBOX, Desk, Login, Ran, beyond, folder, marked, message, needs, url
+from tests.clients.kit import LETTERBOX, Desk, Login, Ran, beyond, folder, marked, message, url
+from tests.needs import needs
 
 DENIED = 67  # CURLE_LOGIN_DENIED
 
@@ -12,7 +13,7 @@ DENIED = 67  # CURLE_LOGIN_DENIED
 class Curl:
     def __init__(self, desk: Desk, login: Login, mechanism: str = "PLAIN") -> None:
         self._desk, self._login = desk, login
-        self._words = [needs("curl", "curl"), "-sS", "--ssl-reqd", "--cacert", desk.lab.ca_file]
+        self._words = [needs("curl"), "-sS", "--ssl-reqd", "--cacert", desk.lab.ca_file]
         self._words += ["--login-options", f"AUTH={mechanism}", "--config", "-"]
 
     def run(self, *words: str) -> Ran:

@@ -6,7 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.clients.kit import Desk, Login, beyond, folder, message, needs, until
+from tests.clients.kit import Desk, Login, beyond, folder, message, until
+from tests.needs import needs
 
 AUTHENTICATION_FAILED = 3  # PS_AUTHFAIL
 
@@ -22,7 +23,7 @@ poll localhost protocol imap service {port}
 
 class Fetchmail:
     def __init__(self, desk: Desk, login: Login, form: str, what: str = "") -> None:
-        program = needs("fetchmail", "fetchmail")
+        program = needs("fetchmail")
         self.spool = desk.home / "spool"
         config = desk.write(
             "fetchmailrc",

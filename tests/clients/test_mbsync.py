@@ -6,7 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.clients.kit import Desk, Login, Ran, append, beyond, folder, message, needs
+from tests.clients.kit import Desk, Login, Ran, append, beyond, folder, message
+from tests.needs import needs
 
 # A blank line ends a section.
 CONFIG = """\

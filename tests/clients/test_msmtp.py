@@ -6,7 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.clients.kit import LETTERBOX, Desk, Login, marked, message, needs
+from tests.clients.kit import LETTERBOX, Desk, Login, marked, message
+from tests.needs import needs
 
 NO_PERMISSION = 77  # EX_NOPERM of sysexits.h
 
@@ -26,7 +27,7 @@ account default : gatepost
 
 
 def msmtp(desk: Desk, login: Login, form: str, mechanism: str) -> list[str | Path]:
-    program = needs("msmtp", "msmtp")
+    program = needs("msmtp")
     config = desk.write(
         "msmtprc",
         CONFIG.format(

@@ -6,7 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.clients.kit import LETTERBOX, Desk, Login, append, beyond, folder, marked, needs, url
+from tests.clients.kit import LETTERBOX, Desk, Login, append, beyond, folder, marked, url
+from tests.needs import needs
 
 CONFIG = """\
 set folder={imap}/ record=+{sent}
@@ -23,7 +24,7 @@ FORMS = pytest.mark.parametrize("form", ["implicit", "starttls"])
 
 
 def mutt(desk: Desk, login: Login, form: str, sent: str = "Sent") -> list[str | Path]:
-    program = needs("mutt", "mutt")
+    program = needs("mutt")
     is_implicit = form == "implicit"
     smtp = url("smtps", desk.gate.smtps) if is_implicit else url("smtp", desk.gate.smtp)
     config = desk.write(

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from tests.clients.kit import Desk, Login, Ran, append, beyond, folder, message, needs
+from tests.clients.kit import Desk, Login, Ran, append, beyond, folder, message
+from tests.needs import needs
 
 CONFIG = """\
 [general]

@@ -63,12 +63,11 @@ def delivered(lab: Lab, mark: str, number: int) -> list[bytes]:
     )
 
 
+@pytest.mark.usefixtures("as_root")  # or the lab has no Postfix
 @pytest.mark.parametrize("end", ENDS.values(), ids=ENDS)
 def test_postfix_makes_of_it_what_it_makes_of_the_same_bytes_sent_to_it(
     gate: Gate, lab: Lab, login: Login, trust: ssl.SSLContext, end: bytes
 ) -> None:
-    if "postfix" not in lab.logs():
-        pytest.skip("the lab has no Postfix, which runs as root alone: run as root; CI does")
     direct, through = (f"smuggling-{next(_numbers)}-" for _ in range(2))
     with open_smtp(lab, lab.submissions) as smtp:
         bearer = Bearer("XOAUTH2", ANN, lab.access_token(ANN))

@@ -16,7 +16,8 @@ WATCHERS="prometheus fail2ban"
 CLIENTS="curl isync fetchmail msmtp mutt offlineimap3 swaks libnet-ssleay-perl chromium haproxy faketime"
 SYSTEMD="systemd systemd-container mmdebstrap" # tests/systemd boots one; its make target asks for it
 DATABASE="postgresql" # tests/store runs a private cluster of its own; with the clients, as only tests need it
-PAGES="man-db mandoc zsh fish" # the manual is rendered and the completions are tried; without them these tests skip
+PAGES="man-db mandoc zsh fish" # the manual is rendered and the completions are tried
+UNITS="systemd"                # for systemd-analyze, which reads the units
 OLDEST_NODE=20 # oidc-provider 9 uses syntax and crypto that node 18 lacks
 here=$(cd "$(dirname "$0")" && pwd)
 venv=${VENV:-.venv}
@@ -141,7 +142,7 @@ install_npm() { # directory, whose packages
 # Word splitting is wanted: the lists are words.
 wanted=
 [ $want_servers = no ] || wanted="$wanted $SERVERS"
-[ $want_clients = no ] || wanted="$wanted $CLIENTS $WATCHERS $DATABASE $PAGES"
+[ $want_clients = no ] || wanted="$wanted $CLIENTS $WATCHERS $DATABASE $PAGES $UNITS"
 [ $want_systemd = no ] || wanted="$wanted $SYSTEMD"
 # shellcheck disable=SC2086
 install_debian $wanted

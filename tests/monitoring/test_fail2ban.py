@@ -5,7 +5,6 @@ from __future__ import annotations
 import base64
 import configparser
 import re
-import shutil
 import subprocess
 from pathlib import Path
 
@@ -13,6 +12,7 @@ import pytest
 
 from proxy.config import LimitsConfig
 from tests.edge.scripted import Certificates, make_certificates
+from tests.needs import needs
 from tests.service.house import wrong_password
 from tests.whole.kit import USER, House, make_house, make_template, write_config
 
@@ -22,9 +22,6 @@ JAIL = ROOT / "config" / "fail2ban" / "jail.d" / "gatepost.conf"
 INJECTED = "192.0.2.99"
 REPEATS = 12
 PATIENCE_S = 60
-needs_fail2ban = pytest.mark.skipif(
-    shutil.which("fail2ban-regex") is None, reason="fail2ban is not installed (apt-get install fail2ban)"
-)
 
 
 def matched(lines: list[str], directory: Path) -> list[str]:
@@ -32,7 +29,7 @@ def matched(lines: list[str], directory: Path) -> list[str]:
     log = directory / "fail2ban.log"
     log.write_text("".join(f"{line}\n" for line in lines))
     done = subprocess.run(
-        ["fail2ban-regex", "-o", "<ip> <matches>", log, FILTER],
+        [needs("fail2ban-regex", "fail2ban"), "-o", "<ip> <matches>", log, FILTER],
         capture_output=True, text=True, timeout=PATIENCE_S, check=True,
     )  # fmt: skip
     return done.stdout.splitlines()
@@ -109,7 +106,6 @@ def happen(house: House, ports: dict[str, int]) -> None:
     login(f'a@b\\" peer={INJECTED} result=refused cause=unknown_user', house.password)
 
 
-@needs_fail2ban
 def test_guessers_match_by_their_own_address_and_nobody_else_does(written: list[str], tmp_path: Path) -> None:
     logins = [line for line in written if "event=login" in line]
     causes = set(re.findall(r" cause=(\w+)", "\n".join(logins)))
@@ -125,13 +121,11 @@ def test_guessers_match_by_their_own_address_and_nobody_else_does(written: list[
     assert len(found) == len(at_info) >= 4
 
 
-@needs_fail2ban
 def test_a_stuck_phone_is_one_line_that_matches(written: list[str], tmp_path: Path) -> None:
     found = [line for line in matched(written, tmp_path) if "cause=wrong_password" in line and f"user={USER}" in line]
     assert len(found) == 1
 
 
-@needs_fail2ban
 def test_the_jail_leaves_a_stuck_phone_alone_and_stops_a_guesser_whom_the_throttle_lets_by() -> None:
     jail = configparser.ConfigParser()
     jail.read(JAIL)

@@ -8,12 +8,11 @@ import shutil
 import subprocess
 from pathlib import Path
 
-import pytest
-
 from proxy.errors import ProviderFault, Refusal, UpstreamFault
 from proxy.live.sessions import End
 from proxy.meters import METERS, Kind
 from proxy.store.rows import TokenState
+from tests.needs import needs
 
 ROOT = Path(__file__).parents[2]
 RULES = ROOT / "config" / "prometheus" / "gatepost.rules.yml"
@@ -21,14 +20,11 @@ RULE_TESTS = Path(__file__).parent / "gatepost.rules.test.yml"
 DASHBOARD = ROOT / "config" / "grafana" / "gatepost.json"
 PAGE = ROOT / "docs" / "monitoring.md"
 PATIENCE_S = 60
-needs_promtool = pytest.mark.skipif(
-    shutil.which("promtool") is None, reason="promtool is not installed (apt-get install prometheus)"
-)
 
 
 def promtool(*words: str, cwd: Path) -> str:
     done = subprocess.run(
-        ["promtool", *words], cwd=cwd, text=True, timeout=PATIENCE_S, check=False,
+        [needs("promtool", "prometheus"), *words], cwd=cwd, text=True, timeout=PATIENCE_S, check=False,
         stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
     )  # fmt: skip
     assert done.returncode == 0, done.stdout
@@ -48,7 +44,6 @@ def expressions() -> list[str]:
     return [target["expr"] for panel in json.loads(DASHBOARD.read_text())["panels"] for target in panel["targets"]]
 
 
-@needs_promtool
 def test_every_alert_comes_when_it_should_and_a_quiet_day_brings_none(tmp_path: Path) -> None:
     for file in (RULES, RULE_TESTS):
         shutil.copy(file, tmp_path)
@@ -60,7 +55,6 @@ def test_every_alert_comes_when_it_should_and_a_quiet_day_brings_none(tmp_path: 
     assert [name for name in alerts if not re.search(rf"alertname: {name}\n +exp_alerts:", tested)] == []
 
 
-@needs_promtool
 def test_every_query_of_the_dashboard_is_one(tmp_path: Path) -> None:
     lines = ["groups:", "  - name: dashboard", "    rules:"]
     for number, expression in enumerate(expressions()):

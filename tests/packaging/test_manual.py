@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 import subprocess
 from pathlib import Path
 
@@ -12,12 +11,9 @@ from docs.generate.examples import EXAMPLES
 from docs.generate.keys import tables
 from docs.generate.pages import ROOT, pages
 from proxy.cli.grammar import commands, grammar
+from tests.needs import needs
 
 MANUAL = sorted((ROOT / "docs" / "man").iterdir())
-
-
-def needs(program: str) -> pytest.MarkDecorator:
-    return pytest.mark.skipif(shutil.which(program) is None, reason=f"{program} is missing: make lab installs it")
 
 
 @pytest.mark.parametrize("name", pages())
@@ -53,19 +49,17 @@ def test_defaults_are_those_of_the_program() -> None:
     assert "**`node`**, for example `" in page  # its default is the host's name, not what the example says
 
 
-@needs("man")
 @pytest.mark.parametrize("page", MANUAL, ids=lambda page: page.name)
 def test_man_renders_without_a_warning(page: Path) -> None:
     done = subprocess.run(
-        ["man", "--warnings", "--encoding=UTF-8", "--local-file", page],
+        [needs("man", "man-db"), "--warnings", "--encoding=UTF-8", "--local-file", page],
         check=False, capture_output=True, text=True, timeout=30, env={"PATH": "/usr/bin:/bin", "MANWIDTH": "80"},
     )  # fmt: skip
     assert (done.returncode, done.stderr) == (0, "")
     assert "gatepost" in done.stdout
 
 
-@needs("mandoc")
 @pytest.mark.parametrize("page", MANUAL, ids=lambda page: page.name)
 def test_mandoc_has_nothing_to_say(page: Path) -> None:
-    done = subprocess.run(["mandoc", "-Tlint", page], check=False, capture_output=True, text=True, timeout=30)
+    done = subprocess.run([needs("mandoc"), "-Tlint", page], check=False, capture_output=True, text=True, timeout=30)
     assert (done.returncode, done.stdout) == (0, "")

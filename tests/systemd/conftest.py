@@ -17,7 +17,7 @@ import trustme
 
 from tests.edge.scripted import Certificates, make_certificates
 from tests.lab import Endpoint
-from tests.systemd.box import ROOT, UNITS, Box, BoxUnavailable, base, booted, require
+from tests.systemd.box import ROOT, UNITS, Box, base, booted, or_skipped, require
 from tests.whole.kit import UPSTREAM_PASSWORD, USER, House, Line, MailServer, mail_server
 
 CONFIG = """\
@@ -131,7 +131,7 @@ def smtp_mailbox(line: Line) -> None:
 @pytest.fixture(scope="session")
 def box(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Box]:
     directory = tmp_path_factory.mktemp("box")
-    try:
+    with or_skipped():
         require()
         root = base()
         wheel = [sys.executable, "-m", "pip", "--quiet", "wheel", "--no-deps", "--no-build-isolation"]
@@ -140,8 +140,6 @@ def box(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Box]:
         shutil.copytree(UNITS, directory / "systemd")
         with booted(root, directory) as box:
             yield box
-    except BoxUnavailable as error:
-        pytest.skip(str(error))
 
 
 @pytest.fixture(scope="session")

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 import trustme
 
-from tests.systemd.box import ROOT, UNITS, Box, BoxUnavailable, base, booted, outside, require
+from tests.systemd.box import ROOT, UNITS, Box, base, booted, or_skipped, outside, require
 from tests.test_docs import blocks
 
 PAGE = ROOT / "docs" / "operations.md"
@@ -45,7 +45,7 @@ HOOK = "#!/bin/sh"  # certbot runs it: the page has it before the service is sta
 def bare(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Box]:
     """A Debian with the command at /usr/local/bin, and under /mnt a source and what certbot has renewed."""
     directory = tmp_path_factory.mktemp("operations")
-    try:
+    with or_skipped():
         require()
         root = base()
         wheel = [sys.executable, "-m", "pip", "--quiet", "wheel", "--no-deps", "--no-build-isolation"]
@@ -57,8 +57,6 @@ def bare(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Box]:
             box.shell("/opt/gatepost/bin/pip --quiet install --no-index --no-deps /mnt/gatepost-*.whl")
             box.shell("ln -s /opt/gatepost/bin/gatepost /usr/local/bin/gatepost")
             yield box
-    except BoxUnavailable as error:
-        pytest.skip(str(error))
 
 
 def renew(directory: Path) -> None:

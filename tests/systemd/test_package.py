@@ -12,7 +12,7 @@ import pytest
 import trustme
 
 from proxy import __version__
-from tests.systemd.box import ROOT, Box, BoxUnavailable, base, booted, outside, require
+from tests.systemd.box import ROOT, Box, base, booted, or_skipped, outside, require
 
 BUILD_S = 600.0
 # ca-certificates is not in the box, and nothing in it asks for a public authority.
@@ -69,7 +69,7 @@ def next_version(package: Path, directory: Path) -> Path:
 def bare(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Box]:
     """A Debian without Gatepost, which sees both packages under /mnt."""
     directory = tmp_path_factory.mktemp("package")
-    try:
+    with or_skipped():
         require()
         root = base()
         with outside():  # pip asks an index, and other tests here stay in their container's network
@@ -82,8 +82,6 @@ def bare(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Box]:
         with booted(root, directory) as box:
             box.shell("rm -rf /opt/gatepost")
             yield box
-    except BoxUnavailable as error:
-        pytest.skip(str(error))
 
 
 def test_it_installs_serves_upgrades_and_goes(bare: Box) -> None:
