@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import secrets
 from collections.abc import Callable, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 from proxy.admin import accounts, inputs
 from proxy.admin.desk import Desk
 from proxy.admin.sealed import Keyed, Opening, Way, require_way
+from proxy.config import Config
 from proxy.errors import StoreError
 from proxy.store.rows import (
     Account,
@@ -23,6 +25,7 @@ from proxy.store.rows import (
 )
 
 if TYPE_CHECKING:
+    from proxy.vault.apppassword import AppPassword
     from proxy.vault.hashing import Hasher  # brings argon2
 
 ID_BYTES = 5  # 40 random bits: short enough to type, no two alike in a hundred thousand
@@ -97,10 +100,11 @@ def prepare(desk: Desk, request: PasswordRequest, way: Way = Way.PLAIN) -> Prepa
     return Prepared(new, account)
 
 
-def create(desk: Desk, prepared: Prepared, opening: Opening | None = None) -> Created:
+def create(desk: Desk, prepared: Prepared, opening: Opening | None = None, *, draft: Draft | None = None) -> Created:
     """Make an app password.
 
     opening what lets it open a sealed account that has something stored
+    draft   what `drafted` began; for one app password only
     raises  StoreError: the name is in use by now, or the account full; OperatorError: the opening does not open the
             account
     """
@@ -110,7 +114,7 @@ def create(desk: Desk, prepared: Prepared, opening: Opening | None = None) -> Cr
         most = desk.config.limits.app_passwords
         return desk.store.add_credential(row, keyed.key, opened=keyed.opened, tokens=keyed.tokens, most=most)
 
-    drawn = draw(desk, prepared.account, opening or Opening(), add)
+    drawn = draw(desk, prepared.account, opening or Opening(), add, draft)
     return Created(drawn.credential, prepared.account, drawn.password)
 
 
@@ -123,34 +127,58 @@ class Drawn:
     password: str = field(repr=False)
 
 
-def draw(desk: Desk, account: Account, opening: Opening, write: Callable[[NewSecret, Keyed], Credential]) -> Drawn:
-    """Draw a secret for an app password of this account and write it; another one for as long as the store asks.
+@dataclass(frozen=True, slots=True)
+class Draft:
+    """A secret that was drawn and is being hashed, on a thread of its own; nobody has seen or stored it."""
 
-    raises  OperatorError: the opening does not open the account; what `write` raises
-    """
+    password: AppPassword
+    phc: Future[str] = field(repr=False)
+
+
+def drafted(config: Config) -> Draft:
+    """Begin a secret ahead of the store: a command's imports take a core for longer than argon2id does."""
     from proxy.vault.apppassword import generate  # noqa: PLC0415 - only here
 
-    hasher = hasher_of(desk)
-    keyring = opening.keyring(desk, account, hasher) if account.sealed else None
+    password = generate()
+    thread = ThreadPoolExecutor(1)
+    try:
+        return Draft(password, thread.submit(hasher_of(config).hash, password))
+    finally:
+        thread.shutdown(wait=False)
+
+
+def draw(
+    desk: Desk,
+    account: Account,
+    opening: Opening,
+    write: Callable[[NewSecret, Keyed], Credential],
+    draft: Draft | None = None,
+) -> Drawn:
+    """Draw a secret for an app password of this account and write it; another one for as long as the store asks.
+
+    draft   the first one to try
+    raises  OperatorError: the opening does not open the account; what `write` raises
+    """
+    keyring = opening.keyring(desk, account, hasher_of(desk.config)) if account.sealed else None
     tries = 0
     while True:
         tries += 1
-        password = generate()
-        secret = NewSecret(password.selector, hasher.hash(password))
+        drawn = draft if draft and tries == 1 else drafted(desk.config)
+        secret = NewSecret(drawn.password.selector, drawn.phc.result())
         try:
-            credential = write(secret, keyring.cut(password) if keyring else Keyed(None))
+            credential = write(secret, keyring.cut(drawn.password) if keyring else Keyed(None))
         except (SelectorTaken, RecipientsChanged):  # the latter: a refresh, `revoke` or `key rotate` in this instant
             if tries == TRIES:
                 raise
         else:
-            return Drawn(credential, password.selector, password.shown())
+            return Drawn(credential, drawn.password.selector, drawn.password.shown())
 
 
-def hasher_of(desk: Desk) -> Hasher:
+def hasher_of(config: Config) -> Hasher:
     """argon2id with the configured parameters."""
     from proxy.vault.hashing import Hasher  # noqa: PLC0415 - brings argon2
 
-    limits = desk.config.limits
+    limits = config.limits
     return Hasher(memory_kib=limits.argon2_memory_kib, time=limits.argon2_time, lanes=limits.argon2_lanes)
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from proxy.admin import passwords
 from proxy.admin.desk import Desk, opened
-from proxy.admin.passwords import Created, PasswordRequest, Prepared
+from proxy.admin.passwords import Created, Draft, PasswordRequest, Prepared
 from proxy.admin.sealed import Opening, Way
 from proxy.cli import once
 from proxy.cli.output import document, say
@@ -26,20 +26,21 @@ def run(arguments: argparse.Namespace, config: Path) -> int:
         arguments.expires,
         tuple(arguments.networks),
     )
+    draft = passwords.drafted(loaded)  # before the store is opened, which imports the most of a command
     with opened(loaded, who()) as desk:
         prepared = passwords.prepare(desk, request, way)
         if way is Way.PLAIN:  # nobody is asked for anything, so the store is opened once
-            _make(desk, prepared, Opening(), as_json=arguments.json)
+            _make(desk, prepared, Opening(), draft, as_json=arguments.json)
             return 0
     # The store is not held over a sign-in, which takes a person's time.
     opening = once.opening_of(loaded, prepared.account, way, arguments)
     with opened(loaded, who()) as desk:
-        _make(desk, prepared, opening, as_json=arguments.json)
+        _make(desk, prepared, opening, draft, as_json=arguments.json)
     return 0
 
 
-def _make(desk: Desk, prepared: Prepared, opening: Opening, *, as_json: bool) -> None:
-    created = passwords.create(desk, prepared, opening)
+def _make(desk: Desk, prepared: Prepared, opening: Opening, draft: Draft, *, as_json: bool) -> None:
+    created = passwords.create(desk, prepared, opening, draft=draft)
     answer = document(once.record(created)) if as_json else _text(desk, created)
     try:
         say(answer)

@@ -292,3 +292,32 @@ def test_no_password_in_the_repr_of_what_create_returns(ann):
     with opened(load(ann.config), "test") as desk:
         created = passwords.create(desk, passwords.prepare(desk, passwords.PasswordRequest("ann", "x")))
     assert created.password not in repr(created)
+
+
+def test_the_hash_is_under_way_before_the_store_is_opened_and_is_that_of_the_text_shown(ann, monkeypatch):
+    from proxy.admin import passwords  # noqa: PLC0415
+    from proxy.cli import creating  # noqa: PLC0415
+
+    drafts, seen, really_drafted, really_opened = [], [], passwords.drafted, creating.opened
+    monkeypatch.setattr(passwords, "drafted", lambda config: drafts.append(really_drafted(config)) or drafts[-1])
+    monkeypatch.setattr(creating, "opened", lambda *words: seen.append(len(drafts)) or really_opened(*words))
+    shown = ann.done("create", "ann", "--name", "x", "--json").json["password"]
+    assert seen == [1]
+    assert [draft.password.shown() for draft in drafts] == [shown]
+
+
+def test_another_secret_is_drawn_where_the_selector_of_the_draft_is_taken(ann):
+    from proxy.admin import passwords  # noqa: PLC0415
+    from proxy.admin.desk import opened  # noqa: PLC0415
+    from proxy.config.reader import load  # noqa: PLC0415
+
+    config = load(ann.config)
+    draft = passwords.drafted(config)
+    texts = []
+    with opened(config, "test") as desk:
+        for name in ("one", "two"):
+            prepared = passwords.prepare(desk, passwords.PasswordRequest("ann", name))
+            texts.append(passwords.create(desk, prepared, draft=draft).password)
+    assert draft.password.shown() == texts[0] != texts[1]
+    assert draft.password.selector != parse(Secret(texts[1])).selector
+    assert texts[0].replace("-", "") not in repr(draft)
