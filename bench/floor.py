@@ -19,6 +19,7 @@ from typing import cast
 import uvloop
 
 from proxy.edge.transport import Transport
+from proxy.edge.upstream_leg import connect
 
 BACKLOG = 4096
 LINE_BYTES = 65_536
@@ -146,7 +147,7 @@ async def _smtp(client: Leg, ways: Ways) -> None:
 async def _dial(ways: Ways) -> Leg:
     sock = socket.socket()
     sock.setblocking(False)
-    await asyncio.get_running_loop().sock_connect(sock, ways.upstream)
+    await connect(sock, ways.upstream)
     leg = Leg()
     transport = Transport(sock, leg)
     await transport.start_tls(ways.client, server_hostname="localhost")

@@ -7,6 +7,7 @@ front of a TLS handshake it is an error, behind the login it goes to the relay.
 from __future__ import annotations
 
 import asyncio
+import os
 import socket
 import ssl
 from collections.abc import Callable
@@ -78,7 +79,7 @@ class Leg(asyncio.Protocol):
         try:
             sock.setblocking(False)
             keep_alive(sock)
-            await asyncio.get_running_loop().sock_connect(sock, address)
+            await connect(sock, address)
         except BaseException:
             sock.close()
             raise
@@ -254,6 +255,35 @@ class Connection:
 
     def abort(self) -> None:
         self.leg.abort()
+
+
+async def connect(sock: socket.socket, address: Any) -> None:
+    """Connect a socket that does not block. Raises OSError.
+
+    uvloop's sock_connect would hand even an IP address to a thread for getaddrinfo, and lose the scope of an IPv6 one.
+    """
+    try:
+        sock.connect(address)
+    except BlockingIOError:
+        pass
+    else:
+        return
+    loop = asyncio.get_running_loop()
+    settled = loop.create_future()
+
+    def settle() -> None:
+        loop.remove_writer(sock)
+        if not settled.done():
+            settled.set_result(None)
+
+    loop.add_writer(sock, settle)
+    try:
+        await settled
+    finally:
+        loop.remove_writer(sock)
+    error = sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
+    if error:
+        raise OSError(error, os.strerror(error))
 
 
 def _unreachable(error: Exception) -> UpstreamError:

@@ -40,7 +40,7 @@ from proxy.store.store import Store
 
 TICK_S = 0.5
 ACCOUNTS_EVERY = 30  # ticks: a query over all accounts
-TASKS_EVERY = 10  # ticks: with many sessions it is a long list
+SLOW_EVERY = 10  # ticks: the tasks, which with many sessions are a long list, and the memory, by a file of the kernel's
 ANSWER_HOLDS_S = 1.0  # of the store, for whoever asks in this time: many who ask must not be many queries
 DAY_S = 86_400.0
 _STATM = Path("/proc/self/statm")  # proc(5): the second field is resident pages
@@ -78,8 +78,9 @@ class Observer:
         tick = 0
         while True:
             self.look()
-            if tick % TASKS_EVERY == 0:
+            if tick % SLOW_EVERY == 0:
                 self._meters.put(TASKS, value=len(asyncio.all_tasks()))
+                self._meters.put(MEMORY, value=_resident_bytes())
             if self._is_first and tick % ACCOUNTS_EVERY == 0:
                 with contextlib.suppress(StoreUnavailable):  # the pool has counted that
                     await self.look_at_accounts()
@@ -92,7 +93,6 @@ class Observer:
         meters = self._meters
         meters.put(HEARTBEAT, value=monotonic())
         meters.put(OPEN_CONNECTIONS, value=self._connections())
-        meters.put(MEMORY, value=_resident_bytes())
         lost = self._lines_lost()
         meters.count(LINES_LOST, amount=lost - self._lost)
         self._lost = lost
