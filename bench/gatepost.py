@@ -123,17 +123,16 @@ def on_asyncio(lab: Lab, users: list[str], directory: Path) -> Iterator[Target]:
 
 
 def command(gate: Gate, *words: str) -> Commands:
-    """Run a command as a person does. Raises CalledProcessError."""
+    """Run a command of Gatepost's as a person does. Raises CalledProcessError."""
+    return timed(Path(sys.executable).with_name("gatepost"), *words, "--config", gate.config)
+
+
+def timed(*words: str | Path) -> Commands:
+    """Run a program to its end. Raises CalledProcessError."""
     # What is installed has its bytecode. A checkout gets it by the first run, unless the environment forbids that.
     environment = {name: value for name, value in os.environ.items() if name != "PYTHONDONTWRITEBYTECODE"}
     before, start = _children_cpu_s(), time.perf_counter()
-    subprocess.run(
-        [Path(sys.executable).with_name("gatepost"), *words, "--config", gate.config],
-        check=True,
-        capture_output=True,
-        timeout=60,
-        env=environment,
-    )
+    subprocess.run(words, check=True, capture_output=True, timeout=60, env=environment)
     return Commands(time.perf_counter() - start, _children_cpu_s() - before)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import tempfile
 from contextlib import ExitStack
 from pathlib import Path
@@ -9,7 +10,7 @@ from statistics import median
 
 from bench import filling
 from bench.driver import burst, generator
-from bench.gatepost import add_passwords, add_users, command, gatepost, prepare, target_of
+from bench.gatepost import Commands, add_passwords, add_users, command, gatepost, prepare, target_of, timed
 from bench.measures import MEDIUM, Figures, Form
 from bench.processes import pss_kb, rss_kb, rss_kb_of
 from tests.gate import Gate
@@ -19,6 +20,8 @@ from tests.postgresql import running_cluster
 COLD = 64
 IDLE_IN_GROWN = 200
 COMMAND_RUNS = 7
+# As little garbage collection as in the command (proxy/__main__).
+IMPORT = "import gc; gc.set_threshold(200_000); import sqlalchemy.dialects.sqlite; gc.freeze()"
 
 
 def figures(lab: Lab, users: list[str], directory: Path) -> Figures:
@@ -62,13 +65,16 @@ def largest_worker_kb(gate: Gate) -> int:
 
 
 def commands(gate: Gate, users: list[str]) -> Figures:
+    """In turns, with the least that a command can take which opens the store: its library's import."""
+    runs: dict[str, list[Commands]] = {"create": [], "list": [], "import": []}
+    for number in range(COMMAND_RUNS):
+        runs["create"].append(command(gate, "create", users[0], "--name", f"bench {number}"))
+        runs["list"].append(command(gate, "list"))
+        runs["import"].append(timed(sys.executable, "-c", IMPORT))
     figures: Figures = {}
-    for verb, words in {"create": ["create", users[0], "--name"], "list": ["list"]}.items():
-        runs = [
-            command(gate, *words, *([f"bench {number}"] if verb == "create" else [])) for number in range(COMMAND_RUNS)
-        ]
-        figures[f"{verb}_s"] = median(run.wall_s for run in runs)
-        figures[f"{verb}_cpu_s"] = median(run.cpu_s for run in runs)
+    for name, timings in runs.items():
+        figures[f"{name}_s"] = median(timing.wall_s for timing in timings)
+        figures[f"{name}_cpu_s"] = median(timing.cpu_s for timing in timings)
     return figures
 
 

@@ -57,6 +57,8 @@ OWN = {
     "create_cpu_s": Metric("the same: CPU seconds", 2),
     "list_s": Metric("gatepost list: seconds", 2, "< 0.4"),
     "list_cpu_s": Metric("the same: CPU seconds", 2),
+    "import_s": Metric("the import of SQLAlchemy alone, in turns with both: seconds", 2),
+    "import_cpu_s": Metric("the same: CPU seconds", 2),
 }
 INTRODUCTION = """\
 Written by `make bench` or `make bench-short`. Medians of interleaved runs, in brackets the range. CPU is
