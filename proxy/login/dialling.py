@@ -20,6 +20,7 @@ from proxy.oauth import TokenBroker
 from proxy.oauth.app_only import is_app_only
 from proxy.oauth.held import Held
 from proxy.store.rows import Account, LoginRow, TokenState
+from proxy.vault.cache import Fingerprints
 from proxy.vault.sealed import OpenKey
 from proxy.wire.sasl import Bearer, Password, UpstreamCredential
 
@@ -54,6 +55,8 @@ class Dialler:
         self._redial_at: dict[int, float] = {}  # by account; loop time
         self._refused_since: dict[int, datetime] = {}  # by account: the token_since of the row that was refused
         self._refusals: dict[int, int] = {}  # in a row
+        self._fingerprints = Fingerprints()
+        self._not_renewed: dict[int, bytes] = {}  # by account: the token that was refused, and could not be renewed yet
 
     async def open(
         self, row: LoginRow, key: OpenKey | None, upstream: UpstreamConfig, protocol: Protocol, dial: Dial[C]
@@ -100,14 +103,23 @@ class Dialler:
             secret = await self._broker.password(account, key)
             return await dial(upstream, protocol, Password(account.upstream_user, secret))
         held = self._broker.latest(account, held, key)  # a login before us in line may have had it renewed
-        try:
-            return await dial(upstream, protocol, _bearer(account, held))
-        except UpstreamError as error:
-            if error.fault is not UpstreamFault.REFUSED:
-                raise
-            renewed = await self._broker.renewed(account, upstream, held, key)
-            if renewed is None:
-                raise
+        fingerprint = self._fingerprints.of(account.email, held.token)
+        if self._not_renewed.get(account.id) == fingerprint:
+            # Raises while the provider is down, and then nobody is dialled.
+            renewed = await self._broker.renewed(account, upstream, held, key) or held
+        else:
+            try:
+                return await dial(upstream, protocol, _bearer(account, held))
+            except UpstreamError as error:
+                if error.fault is not UpstreamFault.REFUSED:
+                    raise
+                self._not_renewed[account.id] = fingerprint
+                other = await self._broker.renewed(account, upstream, held, key)
+                if other is None:
+                    self._not_renewed.pop(account.id, None)  # another login may have been here
+                    raise
+                renewed = other
+        self._not_renewed.pop(account.id, None)
         # Outcomes E38: once, on a fresh connection.
         return await dial(upstream, protocol, _bearer(account, renewed))
 

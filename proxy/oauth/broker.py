@@ -53,6 +53,7 @@ LEASE_S = REQUEST_S + 12.0  # longer than the request and its commit, so no seco
 LEASE_POLL_S = 0.1
 COMMIT_TRIES = 600
 COMMIT_PAUSE_S = 0.5
+CLOSE_S = 1.0  # for the commit of the last refresh, within what a supervisor waits (serving/succession's MARGIN_S)
 BACKOFF_S = (4.0, 12.0)  # after a failed refresh the endpoint is left alone for a random time between these
 MIN_AGE_TO_RENEW_S = 60.0  # a token younger than this that is refused was refused for another reason
 RENEW_INTERVAL_S = 300.0  # refused tokens are renewed at most once in this time per account
@@ -84,6 +85,7 @@ class TokenBroker:
         self._ear = ear or Nobody()
         self._rejections = Rejections(clock, self._ear)
         self._renewed_at: dict[int, float] = {}
+        self._is_closing = False
 
     async def token(self, account: Account, upstream: UpstreamConfig, key: OpenKey | None = None) -> Held:
         """A token that is valid for at least a moment. Raises Refused or StoreUnavailable.
@@ -95,8 +97,7 @@ class TokenBroker:
         keys = self._keys_for(account, key)
         held = self._held.find(account, keys)
         self._held.note_use(account)
-        is_current = held is not None and held.since == account.token_since
-        if held is not None and is_current and held.expires - self._clock() > MARGIN_S:
+        if held and held.since == account.token_since and held.expires - self._clock() > MARGIN_S:
             return held
         try:
             return await self._refreshed(account, upstream, keys, refused=None)
@@ -186,8 +187,10 @@ class TokenBroker:
         return key
 
     async def close(self) -> None:
+        """Begin no request any more, and let those end that have begun: the answer may be the only copy of a token."""
+        self._is_closing = True
         if self._refreshes:
-            await asyncio.wait(self._refreshes.values(), timeout=REQUEST_S)
+            await asyncio.wait(self._refreshes.values(), timeout=REQUEST_S + CLOSE_S)
         await self._apps.close()
         await self._client.close()
 
@@ -261,6 +264,8 @@ class TokenBroker:
             raise Refused(Refusal.NEEDS_CONSENT, "no refresh token deposited")
         # Before the request: after it nothing may fail between the provider's answer and its commit.
         recipients = await self._recipients(account)
+        if self._is_closing:
+            raise Refused(Refusal.PROVIDER_DOWN, "this process ends")
         asked = self._clock()
         try:
             grant = await self._client.refresh(upstream, self._open(kept, keys))

@@ -100,7 +100,8 @@ class TokenClient:
             provider = await self._discovery.all_sides(upstream, oauth2)
             if provider.device_url is None:
                 raise ProviderError(ProviderFault.CLIENT_REJECTED, "no_device_url")
-            form = _scoped({}, scopes)
+            # By name even where Basic says it: a provider may look for it in the form alone.
+            form = _scoped({"client_id": oauth2.client_id}, scopes)
             basic = _authenticate(oauth2, provider, form)
             return device_code_of(object_of(await self._exchange.post(upstream, provider.device_url, form, basic)))
 

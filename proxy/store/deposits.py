@@ -37,9 +37,9 @@ def deposit_of(connection: Connection, account_id: int, purpose: Purpose) -> Dep
 def put_deposit(connection: Connection, new: Deposit, scribe: Scribe) -> None:
     """Keep a deposit in place of the one of its purpose.
 
-    A refresh token or password from outside is a new way in: the token state becomes fresh, the access token that the
-    former grant gave is dropped, and a refresh that is under way loses its fence, so that its result cannot replace
-    this deposit.
+    A refresh token or password from outside is a new way in: the token state becomes fresh, and so anew if it was, by
+    which every process knows that the access token it holds is of the former grant. The stored one is dropped, and a
+    refresh that is under way loses its fence, so that its result cannot replace this deposit.
 
     raises  RecipientsChanged if it is not wrapped to whom it should be: see recipients
     """
@@ -52,7 +52,8 @@ def put_deposit(connection: Connection, new: Deposit, scribe: Scribe) -> None:
     change = update(lease).where(lease.c.account_id == new.account_id)
     connection.execute(change.values(owner=None, until=None, fence=lease.c.fence + 1))
     set_token_state(connection, new.account_id, TokenState.FRESH, "", scribe)
-    owner = connection.scalars(select(account.c.email).where(account.c.id == new.account_id)).one()
+    since = update(account).where(account.c.id == new.account_id).values(token_since=scribe.now)
+    owner = connection.scalars(since.returning(account.c.email)).one()
     scribe.note(connection, Event.CONSENT_GIVEN, account=owner, cause=new.purpose.value)
 
 

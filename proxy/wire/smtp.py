@@ -190,7 +190,8 @@ class SmtpLogin:
     def _read_ehlo(self, reply: Reply) -> tuple[str, ...]:
         if reply.code != 250:
             raise self._refusal(reply, UpstreamFault.UNAVAILABLE if reply.code < 500 else UpstreamFault.UNREACHABLE)
-        return tuple(plain_text(line) for line in reply.lines[1:])
+        # An empty line names nothing, but some send one.
+        return tuple(text for line in reply.lines[1:] if (text := plain_text(line)))
 
     def _begin_auth(self, credential: UpstreamCredential) -> Send:
         mechanism = choose_mechanism(self._extensions, credential, self._preferred)

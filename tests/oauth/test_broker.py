@@ -113,6 +113,23 @@ async def test_a_client_that_hangs_up_does_not_stop_the_refresh(house: House, an
     assert len(house.endpoint.requests) == 1
 
 
+async def test_a_process_that_ends_begins_no_request(house: House, ann: tuple[Account, str]) -> None:
+    now = datetime.now(UTC)
+    fence = house.store.take_lease(ann[0].id, "another process", now, now + timedelta(seconds=30))
+    assert fence is not None
+    login = asyncio.create_task(house.enter("ann@x.test", ann[1]))
+    await until(lambda: bool(house.broker._refreshes))
+    closing = asyncio.create_task(house.broker.close())
+    await until(lambda: house.broker._is_closing)
+    house.store.release_lease(ann[0].id, fence)
+    await closing
+    with pytest.raises(Refused) as caught:
+        await login
+    assert caught.value.refusal is Refusal.PROVIDER_DOWN
+    assert house.endpoint.requests == []
+    assert house.kept(ann[0]) == "refresh.ann@x.test.0"
+
+
 async def test_a_store_that_goes_down_while_the_provider_answers_loses_no_token(
     house: House, ann: tuple[Account, str], book: LogBook
 ) -> None:

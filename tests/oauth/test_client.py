@@ -39,7 +39,7 @@ async def endpoint() -> AsyncIterator[TokenEndpoint]:
 
 @pytest.fixture
 async def client() -> AsyncIterator[TokenClient]:
-    client = TokenClient(lambda _: ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT), deadline_s=0.3)
+    client = TokenClient(lambda _: ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT), deadline_s=1.5)
     yield client
     await client.close()
 

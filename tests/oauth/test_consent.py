@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import hashlib
+from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qs, urlencode, urlsplit
 
@@ -13,7 +14,7 @@ from proxy.config import UpstreamConfig
 from proxy.errors import ConsentError
 from proxy.oauth import TokenClient
 from proxy.oauth.consent import SLOW_DOWN_S, CodeFlow, DeviceFlow, imported
-from proxy.secret import Secret
+from proxy.secret import Secret, SecretSource
 from tests.oauth.scripted_provider import GRANT, ScriptedProvider
 
 HERE = "http://127.0.0.1:4711/done"
@@ -242,6 +243,19 @@ async def test_a_device_code_is_asked_about_until_it_is_answered(
     assert consent is not None
     assert consent.identity == "ann@x.test"
     assert {request.form["device_code"] for request in provider.asked("/token")} == {"device-1"}
+
+
+async def test_a_client_with_a_secret_is_named_in_the_request_for_a_device_code(
+    asking: TokenClient, provider: ScriptedProvider, tmp_path: Path
+) -> None:
+    provider.say("/device", DEVICE)
+    secret = tmp_path / "secret"
+    secret.write_text("a secret")
+    secret.chmod(0o600)
+    await DeviceFlow.begin(asking, provider.upstream(client_secret=SecretSource("file", str(secret))))
+    (request,) = provider.asked("/device")
+    assert request.form == {"client_id": "our client", "scope": "mail offline_access openid email"}
+    assert request.headers["authorization"].startswith("Basic ")
 
 
 async def test_a_provider_that_hangs_is_asked_more_slowly(asking: TokenClient, provider: ScriptedProvider) -> None:

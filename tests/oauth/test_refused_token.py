@@ -152,6 +152,22 @@ async def test_a_renewal_that_failed_for_the_provider_s_sake_does_not_count(
     assert house.upstream.tokens[-1] == "access.ann@x.test.2"
 
 
+async def test_a_refused_token_is_not_shown_again_while_the_provider_is_down(
+    house: House, ann: tuple[Account, str]
+) -> None:
+    await house.enter("ann@x.test", ann[1])
+    house.clock.pass_s(61)
+    house.upstream.refuses = lambda token: REFUSED if token == "access.ann@x.test.1" else None
+    house.endpoint.script.extend([answers(500, b"")] * 2)
+    for pause_s in (0, 1, 20, 1):  # asked twice; between that left alone
+        house.clock.pass_s(pause_s)
+        assert await refusal_of(house, ann[1]) is Refusal.PROVIDER_DOWN
+    assert (len(house.endpoint.requests), len(house.upstream.dialled)) == (3, 2)
+    house.clock.pass_s(20)
+    await house.enter("ann@x.test", ann[1])
+    assert house.upstream.tokens[2:] == ["access.ann@x.test.2"]
+
+
 async def test_an_upstream_that_accepts_again_ends_the_state(house: House, ann: tuple[Account, str]) -> None:
     house.upstream.script.append(REFUSED)
     await refusal_of(house, ann[1])
@@ -168,6 +184,19 @@ async def test_new_consent_ends_the_state_at_once(house: House, ann: tuple[Accou
     house.store.put_deposit(house.sealed(Purpose.REFRESH_TOKEN, account.id, house.endpoint.new_family("new")))
     await house.enter("ann@x.test", password)
     assert house.upstream.tokens[-1] == "access.new.1"
+
+
+async def test_new_consent_counts_from_the_next_login_on_however_good_the_former_token(
+    house: House, ann: tuple[Account, str]
+) -> None:
+    account, password = ann
+    async with house.another() as other:
+        for one in (house, other):
+            await one.enter("ann@x.test", password)
+        house.store.put_deposit(house.sealed(Purpose.REFRESH_TOKEN, account.id, house.endpoint.new_family("new")))
+        for one in (house, other):
+            await one.enter("ann@x.test", password)
+            assert one.upstream.tokens == ["access.ann@x.test.1", "access.new.1"]
 
 
 async def test_a_password_upstream_that_refuses_is_not_dialled_again(house: House) -> None:

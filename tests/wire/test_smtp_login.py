@@ -88,6 +88,12 @@ def test_xoauth2_waits_for_334_before_it_sends_the_token(at_auth):
     assert story.server("235 2.7.0 in") == [Done(("AUTH LOGIN XOAUTH2", "SIZE 1000"), b"")]
 
 
+def test_an_empty_line_among_the_extensions_is_none(at_auth):
+    story = at_auth(mechanisms="XOAUTH2\r\n250-\r\n250- ")
+    story.server("334 ")
+    assert story.server("235 in") == [Done(("AUTH XOAUTH2", "SIZE 1000"), b"")]
+
+
 def test_a_334_without_a_space_is_a_334(at_auth):
     assert at_auth().server("334") == [f"{XOAUTH2}\r\n"]
 
