@@ -11,7 +11,7 @@ from enum import Enum, auto
 RECORD_BYTES = 16_384  # the most that a TLS record carries (RFC 8446 5.1)
 BURST_BYTES = 8 * RECORD_BYTES  # read at once from a connection; then it is the others' turn
 # Who sends less than this at once is hardly sending more: a command, an answer. Bulk comes in TLS records of 1.3 KB
-# from servers that fill one packet with each.
+# from servers that fill one packet with each, but also line by line: see `receive`.
 SHORT_BYTES = 512
 
 NOT_NOW = (BlockingIOError, InterruptedError, ssl.SSLWantReadError)
@@ -37,8 +37,12 @@ class _Room(threading.local):
 _room = _Room()
 
 
-def receive(sock: socket.socket) -> tuple[bytes, Stop | OSError]:
-    """What has come, and why there is no more of it; an OSError if the connection is lost."""
+def receive(sock: socket.socket, *, may_stop_early: bool = True) -> tuple[bytes, Stop | OSError]:
+    """What has come, and why there is no more of it; an OSError if the connection is lost.
+
+    may_stop_early  a short piece is taken to be all that has come. Not for who has sent several without an answer: some
+                    write a mail with a TLS record for each line, and each would cost a turn of the loop.
+    """
     view, size = _room.view, 0
     stop: Stop | OSError = Stop.FULL
     try:
@@ -48,7 +52,9 @@ def receive(sock: socket.socket) -> tuple[bytes, Stop | OSError]:
             if not got:
                 stop = Stop.END
                 break
-            if got < SHORT_BYTES:  # looking in vain for more would cost as much as all this; OpenSSL holds none back
+            if (
+                got < SHORT_BYTES and may_stop_early
+            ):  # looking in vain for more would cost as much as all this; OpenSSL holds none back
                 stop = _after_short(sock)
                 break
     except NOT_NOW:

@@ -20,6 +20,7 @@ from proxy.edge.watch import Watch
 HIGH_WATER_BYTES = 65_536
 HANDSHAKE_S = 60.0
 CLOSE_S = 30.0
+TALK_READS = 3  # in a row, with nothing written between: more are no talk, whatever their size
 
 
 class _State(Enum):
@@ -35,7 +36,7 @@ class Transport(asyncio.Transport):
     __slots__ = (
         "_close_s", "_deadline", "_has_end", "_high", "_is_full", "_is_reading", "_is_shaking", "_is_tls", "_is_told",
         "_loop", "_low", "_on_ready", "_pending", "_pending_bytes", "_protocol", "_reads_when_written", "_sock",
-        "_state", "_watch", "_writes_when_read",
+        "_state", "_unanswered", "_watch", "_writes_when_read",
     )  # fmt: skip
 
     def __init__(self, sock: socket.socket, protocol: asyncio.BaseProtocol, *, close_s: float = CLOSE_S) -> None:
@@ -50,6 +51,7 @@ class Transport(asyncio.Transport):
         self._is_tls = False
         self._is_told = False  # connection_made() was called, so connection_lost() must be
         self._is_reading = False
+        self._unanswered = 0  # reads since the last write
         self._has_end = False  # the peer has said its last, and the protocol has not been told
         self._reads_when_written = False  # TLS has to write something before it can go on reading,
         self._writes_when_read = False  # and the other way round: RFC 8446 4.6.3, or TLS 1.2 renegotiates
@@ -209,7 +211,8 @@ class Transport(asyncio.Transport):
             self._wait_for_end()
 
     def _read(self) -> None:
-        data, stop = receive(self._sock)
+        data, stop = receive(self._sock, may_stop_early=self._unanswered < TALK_READS)
+        self._unanswered += 1
         self._has_end = stop is Stop.END
         if stop is Stop.MUST_WRITE:
             self._reads_when_written = True
@@ -241,6 +244,7 @@ class Transport(asyncio.Transport):
         """Send what the socket takes now and keep the rest; nothing after close()."""
         if self._state is not _State.OPEN or self._is_shaking or not data:
             return
+        self._unanswered = 0
         sent = 0 if self._pending else self._send(data)
         if sent < len(data) and self._state is _State.OPEN:
             rest = bytes(data[sent:])

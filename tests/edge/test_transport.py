@@ -13,7 +13,7 @@ import pytest
 import trustme
 
 from proxy.edge.receiving import BURST_BYTES
-from proxy.edge.transport import Transport
+from proxy.edge.transport import TALK_READS, Transport
 from tests.edge.relay_kit import End, soon, until
 from tests.edge.scripted import HOST, make_certificates, on_both_loops
 
@@ -95,6 +95,38 @@ async def test_what_came_with_a_reset_is_read_and_the_reset_heard(certificates):
             transport.begin()
             await soon(protocol.lost.wait())
             assert isinstance(protocol.heard[-1], ConnectionResetError)
+
+
+class Pieces(Listener):
+    """Keeps what comes as it comes, and answers each piece with `answer` if there is one."""
+
+    def __init__(self, answer=b""):
+        super().__init__()
+        self.answer = answer
+        self.pieces = []
+
+    def connection_made(self, transport):
+        self.transport = transport
+
+    def data_received(self, data):
+        self.pieces.append(data)
+        if self.answer:
+            self.transport.write(self.answer)
+
+
+@on_both_loops
+async def test_short_records_are_read_one_by_one_only_if_each_is_answered(certificates, trust):
+    lines = [b"line %3d\n" % number for number in range(200)]
+    expected = {b"": [*lines[:TALK_READS], b"".join(lines[TALK_READS:])], b"ok\n": lines}
+    for answer, pieces in expected.items():
+        protocol = Pieces(answer)
+        async with connected(protocol, certificates.good, trust, begins=False) as (transport, end):
+            end.sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            for line in lines:
+                await end.send(line)
+            transport.begin()
+            await until(lambda protocol=protocol: b"".join(protocol.pieces) == b"".join(lines))
+            assert protocol.pieces == pieces
 
 
 @on_both_loops
