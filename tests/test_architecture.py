@@ -155,6 +155,7 @@ def test_the_page_calls_admin_and_what_a_sign_in_needs_only() -> None:
         "proxy.vault.parcel",
         "proxy.vault.cms",
         "proxy.vault.sealing",  # its exception
+        "proxy.wire.addresses",
         *(f"proxy.store.{rows}" for rows in ("rows", "people_rows", "audit_rows")),
     )
     for module, path in modules():

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from proxy.config.address import BadAddress, is_loopback, listen_address, network
+from proxy.config.address import is_loopback, listen_address
 from proxy.config.model import (
     PROTOCOLS,
     TLS_VERSIONS,
     ListenConfig,
-    Network,
     Protocol,
     Tls,
     TlsConfig,
@@ -60,7 +59,7 @@ def _listener(table: Table, upstreams: Mapping[str, UpstreamConfig]) -> ListenCo
         tls,
         _upstreams(table, upstreams, protocol),
         insecure,
-        _load_balancers(table),
+        table.networks("proxy_protocol_from"),
         _minimum_tls(table, tls),
     )
 
@@ -81,16 +80,6 @@ def _upstreams(table: Table, upstreams: Mapping[str, UpstreamConfig], protocol: 
     if not names:
         raise table.error("upstreams", f"no upstream here has {protocol}", f"set {protocol} in an [upstream.NAME]")
     return names
-
-
-def _load_balancers(table: Table) -> tuple[Network, ...]:
-    found: list[Network] = []
-    for text in table.texts("proxy_protocol_from") or ():
-        try:
-            found.append(network(text))
-        except BadAddress as error:
-            raise table.error("proxy_protocol_from", f'"{shown(text)}" {error.what}', error.remedy) from None
-    return tuple(dict.fromkeys(found))
 
 
 def _minimum_tls(table: Table, tls: Tls) -> TlsVersion | None:

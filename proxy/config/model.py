@@ -223,7 +223,7 @@ class WebConfig:
     upstream: str  # whose OAuth2 client signs people in, and whose accounts they have
     certificate: Path | None = None
     key: Path | None = None
-    trusted_proxies: tuple[str, ...] = ()  # CIDR; when there are any, nobody else is answered
+    trusted_proxies: tuple[Network, ...] = ()  # when there are any, nobody else is answered
     mail_host: str = ""  # what mail programs are told to connect to
     require_mfa: bool = True
     amr: tuple[str, ...] = ("mfa",)  # RFC 8176; any of these shows MFA

@@ -9,7 +9,8 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TypeVar
 
-from proxy.config.address import BadAddress
+from proxy.config.address import BadAddress, network
+from proxy.config.model import Network
 from proxy.errors import ConfigError
 from proxy.secret import SecretSource
 
@@ -108,6 +109,16 @@ class Table:
                 raise self.error(key, f'names "{shown(word.strip())}" twice', "name it once")
             words.append(word.strip())
         return tuple(words)
+
+    def networks(self, key: str) -> tuple[Network, ...]:
+        """A list of networks, each once and in the form that clients' addresses have; () when the key is absent."""
+        found: list[Network] = []
+        for text in self.texts(key) or ():
+            try:
+                found.append(network(text))
+            except BadAddress as error:
+                raise self.error(key, f'"{shown(text)}" {error.what}', error.remedy) from None
+        return tuple(dict.fromkeys(found))
 
     def words(self, key: str) -> tuple[str, ...] | None:
         """A command line: strings as they stand, in order, None when the key is absent; never an empty list."""

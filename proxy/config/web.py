@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import ipaddress
 import re
 from collections.abc import Mapping
 from pathlib import Path
 from urllib.parse import urlsplit
 
-from proxy.config.address import BadAddress, is_loopback, listen_address, web_page
-from proxy.config.model import OAuth2Config, TlsConfig, UpstreamConfig, WebConfig
+from proxy.config.address import is_loopback, listen_address, web_page
+from proxy.config.model import Network, OAuth2Config, TlsConfig, UpstreamConfig, WebConfig
 from proxy.config.table import Table, shown
 
 _KEYS = (
@@ -40,7 +39,7 @@ def web_of(top: Table, upstreams: Mapping[str, UpstreamConfig], tls: TlsConfig) 
     if public_url is None:
         raise table.missing("public_url", '"https://mail.example.com"')
     upstream, oauth2 = _upstream(table, upstreams)
-    proxies = _networks(table)
+    proxies = table.networks("trusted_proxies")
     certificate, key = _certificate(table, public_url, proxies, tls, address[0])
     web = WebConfig(
         host=address[0],
@@ -112,7 +111,7 @@ def _upstream(table: Table, upstreams: Mapping[str, UpstreamConfig]) -> tuple[st
 
 
 def _certificate(
-    table: Table, public_url: str, proxies: tuple[str, ...], tls: TlsConfig, host: str
+    table: Table, public_url: str, proxies: tuple[Network, ...], tls: TlsConfig, host: str
 ) -> tuple[Path | None, Path | None]:
     """The pair that the page shows itself; (None, None): it speaks HTTP, to a proxy or on loopback."""
     certificate, key = table.path("certificate"), table.path("key")
@@ -132,19 +131,6 @@ def _certificate(
             "public_url", "https:// needs a certificate", "set certificate and key here or in [tls], or trusted_proxies"
         )
     return tls.certificate, tls.key
-
-
-def _networks(table: Table) -> tuple[str, ...]:
-    def parse(text: str) -> str:
-        try:
-            return str(ipaddress.ip_network(text))
-        except ValueError:
-            raise BadAddress(f'"{shown(text)}" is no network', 'write them like ["127.0.0.1", "10.0.0.0/8"]') from None
-
-    try:
-        return tuple(parse(text) for text in table.texts("trusted_proxies") or ())
-    except BadAddress as error:
-        raise table.error("trusted_proxies", error.what, error.remedy) from None
 
 
 def _words(table: Table, key: str, default: tuple[str, ...]) -> tuple[str, ...]:

@@ -5,7 +5,6 @@ It looks at the head of a request alone. The path is logged, never the query, wh
 
 from __future__ import annotations
 
-import ipaddress
 import logging
 from collections.abc import Callable
 from time import monotonic
@@ -18,6 +17,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from proxy.config import WebConfig
 from proxy.logs import Line
 from proxy.web.rates import REQUESTS, Rates, network_of
+from proxy.wire.addresses import normal_address
 
 logger = logging.getLogger("gatepost.web")
 
@@ -49,7 +49,7 @@ class Guard:
         self._web = web
         self._rates = rates
         self._plain = plain
-        self._proxies = [ipaddress.ip_network(network) for network in web.trusted_proxies]
+        self._proxies = web.trusted_proxies
         self._origin = web.public_url
         self._host = urlsplit(web.public_url).netloc
 
@@ -59,7 +59,7 @@ class Guard:
             return
         begun = monotonic()
         headers = Headers(scope=scope)
-        peer = scope["client"][0] if scope["client"] else ""
+        peer = _normal(scope["client"][0]) if scope["client"] else ""
         address = self._address(peer, headers)
         scope["state"] = {**scope.get("state", {}), "address": address or peer}
         status = 0
@@ -102,15 +102,16 @@ class Guard:
         """Who is there: the peer, or whom a trusted proxy names; "" for a peer who is no such proxy."""
         if not self._proxies:
             return peer
-        hops = [peer, *reversed([hop.strip() for hop in ",".join(headers.getlist("x-forwarded-for")).split(",")])]
         if not self._is_proxy(peer):
             return ""
+        named = ",".join(headers.getlist("x-forwarded-for")).split(",")
+        hops = [_normal(hop.strip()) for hop in reversed(named)]
         # From the nearest outwards: the first that no proxy of ours is; what stands behind it anybody may have written.
         return next((hop for hop in hops if hop and not self._is_proxy(hop)), peer)
 
     def _is_proxy(self, hop: str) -> bool:
         try:
-            address = ipaddress.ip_address(hop)
+            address = normal_address(hop)
         except ValueError:
             return False
         return any(address in network for network in self._proxies)
@@ -145,3 +146,14 @@ class Guard:
         headers["permissions-policy"] = "camera=(), geolocation=(), microphone=(), payment=()"
         if self._origin.startswith("https://"):
             headers["strict-transport-security"] = "max-age=31536000"
+
+
+def _normal(hop: str) -> str:
+    """An address as rules, buckets and the audit have it; what is none stays as it was written.
+
+    A page on "::" takes IPv4 as well, and its visitors come as IPv4-mapped addresses (outcomes E57).
+    """
+    try:
+        return str(normal_address(hop))
+    except ValueError:
+        return hop

@@ -7,6 +7,8 @@ from collections import OrderedDict
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from proxy.wire.addresses import normal_address
+
 MAX_KEYS = 20_000  # buckets kept; the one that was asked longest ago goes first
 
 
@@ -50,9 +52,9 @@ class Rates:
 def network_of(address: str) -> str:
     """Whom an address counts for: itself, or its /64, which one household or host has."""
     try:
-        found = ipaddress.ip_address(address)
+        found = normal_address(address)
     except ValueError:
         return address
     if isinstance(found, ipaddress.IPv6Address):
         return str(ipaddress.ip_network((found, 64), strict=False))
-    return address
+    return str(found)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import tomllib
+from ipaddress import ip_network
 
 import pytest
 
@@ -65,8 +66,14 @@ def test_the_certificate_is_that_of_tls_unless_it_has_its_own(tmp_path):
 
 
 def test_a_proxy_is_a_network(tmp_path):
-    assert web(tmp_path, PROXIED).trusted_proxies == ("10.0.0.9/32",)
+    assert web(tmp_path, PROXIED).trusted_proxies == (ip_network("10.0.0.9/32"),)
     assert web(tmp_path, PROXIED).public_url == "https://mail.example.com"
+
+
+def test_proxies_are_networks_in_their_one_form(tmp_path):
+    named = '["10.0.0.0/8", "::FFFF:10.0.0.0/104", "::ffff:192.0.2.7", "2001:DB8:0::/32"]'
+    found = web(tmp_path, PROXIED.replace('["10.0.0.9"]', named)).trusted_proxies
+    assert found == (ip_network("10.0.0.0/8"), ip_network("192.0.2.7/32"), ip_network("2001:db8::/32"))
 
 
 @pytest.mark.parametrize("issuer", ["login.microsoftonline.com", "login.microsoftonline.us", "x.ciamlogin.com"])
@@ -90,7 +97,9 @@ def test_the_upstream_is_the_only_one_that_fits_or_is_named(tmp_path):
         ("create_accounts = true\n", "needs to know for whom"),
         ('domains = ["@x"]\n', "is no domain"),
         ('tenants = ["example.com"]\n', "is no tenant's id"),
-        ('trusted_proxies = ["proxy.local"]\n', "is no network"),
+        ('trusted_proxies = ["proxy.local"]\n', '"proxy.local" is no network'),
+        ('trusted_proxies = ["10.0.0.1/8"]\n', "did you mean 10.0.0.0/8?"),
+        ('trusted_proxies = ["fe80::1%eth0"]\n', "is no network"),
         ('upstream = "none"\n', "there is no [upstream.none]"),
         ("fresh_s = 5\n", "out of range"),
         ("session_s = 1\n", "out of range"),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from dataclasses import replace
+from ipaddress import ip_network
 from typing import Any
 
 import pytest
@@ -13,10 +14,10 @@ from starlette.types import Receive, Scope, Send
 
 from proxy.config import WebConfig
 from proxy.web.guard import Guard
-from proxy.web.rates import REQUESTS, Rates
+from proxy.web.rates import REQUESTS, Rates, network_of
 
 WEB = WebConfig("127.0.0.1", 0, "https://mail.example.com", "office")
-PROXIED = replace(WEB, trusted_proxies=("10.0.0.0/8", "fd00::/8"))
+PROXIED = replace(WEB, trusted_proxies=(ip_network("10.0.0.0/8"), ip_network("fd00::/8")))
 
 
 class Asking:
@@ -80,8 +81,35 @@ def test_a_trusted_proxy_says_who_comes(forwarded: str, address: str):
     assert Asking(PROXIED).ask(peer="10.0.0.9", x_forwarded_for=forwarded)[:2] == (200, address)
 
 
-def test_behind_proxies_nobody_else_is_answered():
-    assert Asking(PROXIED).ask(x_forwarded_for="10.0.0.9")[0] == 403
+@pytest.mark.parametrize(
+    ("peer", "forwarded", "address"),
+    [
+        ("::ffff:10.0.0.9", "198.51.100.1", "198.51.100.1"),
+        ("::ffff:10.0.0.9", "", "10.0.0.9"),
+        ("10.0.0.9", "::ffff:198.51.100.1", "198.51.100.1"),
+        ("10.0.0.9", "::FFFF:C633:6401", "198.51.100.1"),
+        ("10.0.0.9", "198.51.100.1, ::ffff:10.0.0.2", "198.51.100.1"),
+        ("::ffff:10.0.0.9", "203.0.113.9, ::ffff:198.51.100.1, 10.0.0.2", "198.51.100.1"),
+    ],
+)
+def test_ipv4_is_the_same_address_in_ipv6s_form(peer: str, forwarded: str, address: str):
+    """Outcomes E57."""
+    assert Asking(PROXIED).ask(peer=peer, x_forwarded_for=forwarded)[:2] == (200, address)
+
+
+@pytest.mark.parametrize("peer", ["192.0.2.7", "::ffff:192.0.2.7", "::10.0.0.9", "2001:db8::7"])
+def test_behind_proxies_nobody_else_is_answered(peer: str):
+    assert Asking(PROXIED).ask(peer=peer, x_forwarded_for="10.0.0.9")[0] == 403
+
+
+def test_an_ipv4_visitor_of_an_ipv6_page_is_known_by_ipv4(caplog: pytest.LogCaptureFixture):
+    """Outcomes E57: the audit has what the pages are told."""
+    with caplog.at_level(logging.INFO):
+        assert Asking().ask(peer="::ffff:192.0.2.7")[:2] == (200, "192.0.2.7")
+        assert Asking(PROXIED).ask(peer="::ffff:192.0.2.8")[0] == 403
+    first, second = (record.getMessage().split() for record in caplog.records)
+    assert "peer=192.0.2.7" in first
+    assert "peer=192.0.2.8" in second
 
 
 def test_another_hosts_name_is_refused_but_for_mail_programs():
@@ -109,6 +137,28 @@ def test_a_flood_from_one_network_is_its_own_trouble():
     assert answers == [200] * REQUESTS.burst + [429]
     assert asking.ask(peer="2001:db8::2")[0] == 429  # the same /64
     assert asking.ask(peer="2001:db8:0:1::1")[0] == 200
+
+
+def test_two_ipv4_visitors_of_an_ipv6_page_have_a_bucket_each():
+    asking = Asking()
+    answers = [asking.ask(peer="::ffff:192.0.2.7")[0] for _ in range(REQUESTS.burst + 1)]
+    assert answers == [200] * REQUESTS.burst + [429]
+    assert asking.ask(peer="::ffff:192.0.2.8")[0] == 200
+    assert asking.ask(peer="192.0.2.7")[0] == 429  # the same visitor
+
+
+@pytest.mark.parametrize(
+    ("address", "network"),
+    [
+        ("192.0.2.7", "192.0.2.7"),
+        ("::ffff:192.0.2.7", "192.0.2.7"),
+        ("2001:DB8::7", "2001:db8::/64"),
+        ("fe80::7%eth0", "fe80::/64"),
+        ("unknown", "unknown"),  # what a proxy may write, RFC 7239 6
+    ],
+)
+def test_whom_an_address_counts_for(address: str, network: str):
+    assert network_of(address) == network
 
 
 def test_every_answer_has_its_headers():
