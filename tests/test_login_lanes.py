@@ -11,7 +11,7 @@ import pytest
 
 from proxy.errors import Answer, Refusal, Refused
 from proxy.store.rows import Account, AccountState, Credential, NewSecret
-from proxy.vault.hashing import Hasher, Lane
+from proxy.vault.hashing import Hasher, HashFailed, Lane
 from tests.service.house import CHEAP, HOME, House, LogBook, until, wrong_password
 
 pytest_plugins = ("tests.service.plugin",)
@@ -53,6 +53,23 @@ async def test_who_logged_in_lately_has_a_lane_of_his_own(house: House, name: st
         await house.enter(name, second)  # never verified before, so it needs a hash
         assert await refusal_of(house, name, third, peer=AWAY) is Refusal.HASH_QUEUE_FULL
     assert house.hasher.verifies == 2
+
+
+async def test_a_hash_that_got_no_memory_is_no_wrong_password(
+    house: House, book: LogBook, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    password, _ = house.app_password(house.account())
+
+    def without_memory(*_arguments: object) -> bool:
+        raise HashFailed("Memory allocation error")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(house.hasher, "verify", without_memory)
+        for _ in range(12):  # as many wrong ones would be throttled
+            assert await refusal_of(house, "ann@x.test", password) is Refusal.HASH_QUEUE_FULL
+    await house.enter("ann@x.test", password)
+    assert book.of(logging.WARNING, "event=hash_failed", "Memory allocation error")
+    assert not book.of(logging.ERROR)
 
 
 async def test_a_login_verified_a_moment_ago_passes_full_lanes(house: House) -> None:

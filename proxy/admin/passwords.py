@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import secrets
 from collections.abc import Callable, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future
 from dataclasses import dataclass, field, replace
+from threading import Thread
 from typing import TYPE_CHECKING
 
 from proxy.admin import accounts, inputs
 from proxy.admin.desk import Desk
 from proxy.admin.sealed import Keyed, Opening, Way, require_way
 from proxy.config import Config
-from proxy.errors import StoreError
+from proxy.errors import OperatorError, StoreError
 from proxy.store.rows import (
     Account,
     Credential,
@@ -139,12 +140,20 @@ def drafted(config: Config) -> Draft:
     """Begin a secret ahead of the store: a command's imports take a core for longer than argon2id does."""
     from proxy.vault.apppassword import generate  # noqa: PLC0415 - only here
 
-    password = generate()
-    thread = ThreadPoolExecutor(1)
+    password, hasher = generate(), hasher_of(config)
+    phc: Future[str] = Future()
+
+    def work() -> None:
+        try:
+            phc.set_result(hasher.hash(password))
+        except Exception as error:  # noqa: BLE001 - it is that of whoever asks for the result
+            phc.set_exception(error)
+
     try:
-        return Draft(password, thread.submit(hasher_of(config).hash, password))
-    finally:
-        thread.shutdown(wait=False)
+        Thread(target=work, daemon=True).start()  # whoever gives up does not wait for it
+    except RuntimeError:  # no thread is to be had
+        work()
+    return Draft(password, phc)
 
 
 def draw(
@@ -157,8 +166,25 @@ def draw(
     """Draw a secret for an app password of this account and write it; another one for as long as the store asks.
 
     draft   the first one to try
-    raises  OperatorError: the opening does not open the account; what `write` raises
+    raises  OperatorError: the opening does not open the account, argon2id got no memory; what `write` raises
     """
+    from proxy.vault.hashing import HashFailed  # noqa: PLC0415 - brings argon2
+
+    try:
+        return _draw(desk, account, opening, write, draft)
+    except HashFailed as error:
+        raise OperatorError(
+            f"argon2id failed: {error}", "free some memory, or lower [limits] argon2_memory_kib"
+        ) from None
+
+
+def _draw(
+    desk: Desk,
+    account: Account,
+    opening: Opening,
+    write: Callable[[NewSecret, Keyed], Credential],
+    draft: Draft | None,
+) -> Drawn:
     keyring = opening.keyring(desk, account, hasher_of(desk.config)) if account.sealed else None
     tries = 0
     while True:

@@ -52,9 +52,8 @@ def receive(sock: socket.socket, *, may_stop_early: bool = True) -> tuple[bytes,
             if not got:
                 stop = Stop.END
                 break
-            if (
-                got < SHORT_BYTES and may_stop_early
-            ):  # looking in vain for more would cost as much as all this; OpenSSL holds none back
+            if got < SHORT_BYTES and may_stop_early:
+                # Looking in vain for more would cost as much as all this; OpenSSL holds none back.
                 stop = _after_short(sock)
                 break
     except NOT_NOW:

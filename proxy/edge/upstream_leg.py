@@ -67,12 +67,14 @@ class Leg(asyncio.Protocol):
             with suppress(OSError):  # TimeoutError is one
                 async with asyncio.timeout(CONNECT_S):
                     await self._connect(family, address)
+                self._memory.prefer_address(self._server, (family, address))
                 return
         try:
             await self._connect(*addresses[-1])
         except OSError as error:
             self._memory.forget_addresses(self._server)
             raise _unreachable(error) from None
+        self._memory.prefer_address(self._server, addresses[-1])
 
     async def _connect(self, family: int, address: Any) -> None:
         sock = socket.socket(family, socket.SOCK_STREAM)

@@ -36,7 +36,7 @@ from proxy.store.rows import LastUse, LoginRow, SecretRow
 from proxy.store.store import Store
 from proxy.vault.apppassword import AppPassword, parse
 from proxy.vault.cache import Fingerprints, Verified, VerifyCache
-from proxy.vault.hashing import HashPool, Lane, QueueFull, Ticket
+from proxy.vault.hashing import HashFailed, HashPool, Lane, QueueFull, Ticket
 from proxy.vault.sealed import OpenKey
 from proxy.wire.names import canonical_login
 
@@ -127,6 +127,9 @@ class LoginService:
             refused = Refused(Refusal.STORE_DOWN, str(error))
         except TimeoutError:
             refused = finding.wrong or Refused(Refusal.LOGIN_DEADLINE)
+        except HashFailed as error:
+            refused = Refused(Refusal.HASH_QUEUE_FULL, str(error))
+            logger.warning("%s", Line("hash_failed", error=str(error)))
         except Exception:
             logger.exception("%s", Line("login_crashed", id=attempt.id))
             refused = Refused(Refusal.INTERNAL)
@@ -275,7 +278,7 @@ class LoginService:
         async def run() -> None:
             try:
                 await chore
-            except StoreUnavailable:
+            except (StoreUnavailable, HashFailed):
                 pass
             except Exception:
                 logger.exception("%s", Line("chore_crashed"))

@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import secrets
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from enum import Enum
@@ -17,8 +17,8 @@ from time import monotonic
 from typing import Generic, TypeVar
 
 from argon2 import PasswordHasher
-from argon2.exceptions import InvalidHashError, VerificationError
-from argon2.low_level import Type, hash_secret_raw
+from argon2.exceptions import HashingError, InvalidHashError, VerificationError, VerifyMismatchError
+from argon2.low_level import Type, error_to_str, hash_secret_raw
 
 from proxy.meters import HASH_PLACES, HASH_SECONDS, HASH_WAIT, Meters
 from proxy.vault.apppassword import AppPassword
@@ -27,6 +27,8 @@ T = TypeVar("T")
 
 STRETCHED_BYTES = 32
 SALT_BYTES = 16  # RFC 9106 3.1
+# argon2.h's ARGON2_MEMORY_ALLOCATION_ERROR and ARGON2_THREAD_FAIL; argon2-cffi gives the words only.
+_NO_ROOM = frozenset({error_to_str(-22), error_to_str(-33)})
 _STRETCH = b"gatepost app key 1\n"  # what is stretched is never what is verified, whatever the salts
 
 
@@ -40,20 +42,29 @@ class Stretch:
     lanes: int
 
 
+class HashFailed(Exception):
+    """argon2id got no memory or no thread: nothing is known of the password. The message has no secret."""
+
+
 class Hasher:
-    """argon2id with this installation's parameters (RFC 9106); PHC strings in and out."""
+    """argon2id with this installation's parameters (RFC 9106); PHC strings in and out. All raise HashFailed."""
 
     def __init__(self, *, memory_kib: int, time: int, lanes: int) -> None:
         self._argon2 = PasswordHasher(time_cost=time, memory_cost=memory_kib, parallelism=lanes)
 
     def hash(self, password: AppPassword) -> str:
-        return self._argon2.hash(password.whole.reveal())
+        with _as_failed():
+            return self._argon2.hash(password.whole.reveal())
 
     def verify(self, phc: str, password: AppPassword) -> bool:
         """Whether the password fits. A damaged PHC string is no match: it can never let anybody in."""
         try:
             return self._argon2.verify(phc, password.whole.reveal())
-        except (VerificationError, InvalidHashError):
+        except (VerifyMismatchError, InvalidHashError):
+            return False
+        except VerificationError as error:
+            if str(error) in _NO_ROOM:
+                raise HashFailed(str(error)) from None
             return False
 
     def new_stretch(self) -> Stretch:
@@ -63,19 +74,28 @@ class Hasher:
 
     def stretched(self, stretch: Stretch, password: AppPassword) -> bytes:
         """The key of STRETCHED_BYTES that this password makes: as much work as a verify."""
-        return hash_secret_raw(
-            _STRETCH + password.whole.reveal().encode(),
-            stretch.salt,
-            time_cost=stretch.time,
-            memory_cost=stretch.memory_kib,
-            parallelism=stretch.lanes,
-            hash_len=STRETCHED_BYTES,
-            type=Type.ID,
-        )
+        with _as_failed():
+            return hash_secret_raw(
+                _STRETCH + password.whole.reveal().encode(),
+                stretch.salt,
+                time_cost=stretch.time,
+                memory_cost=stretch.memory_kib,
+                parallelism=stretch.lanes,
+                hash_len=STRETCHED_BYTES,
+                type=Type.ID,
+            )
 
     def is_outdated(self, phc: str) -> bool:
         """Whether the string was made with weaker parameters than ours; stronger ones are left as they are."""
         return self._argon2.check_needs_rehash(phc) and _is_weaker(phc, self._argon2)
+
+
+@contextlib.contextmanager
+def _as_failed() -> Iterator[None]:
+    try:
+        yield
+    except HashingError as error:
+        raise HashFailed(str(error)) from None
 
 
 def _is_weaker(phc: str, ours: PasswordHasher) -> bool:

@@ -122,6 +122,7 @@ async def test_short_records_are_read_one_by_one_only_if_each_is_answered(certif
         protocol = Pieces(answer)
         async with connected(protocol, certificates.good, trust, begins=False) as (transport, end):
             end.sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            transport.pause_reading()
             for line in lines:
                 await end.send(line)
             transport.begin()

@@ -279,6 +279,37 @@ async def test_look_up_that_hangs_holds_up_only_those_who_came_soon(context):
     assert resolver.asked == 2
 
 
+V6 = [(socket.AF_INET6, (f"2001:db8::{number}", 143, 0, 0)) for number in range(5)]
+V4 = (socket.AF_INET, ("192.0.2.1", 143))
+
+
+async def test_both_families_are_tried_however_many_addresses_one_has(context):
+    async def resolver(*_arguments, **_options):
+        return [(family, socket.SOCK_STREAM, 6, "", address) for family, address in [*V6, V4]]
+
+    asyncio.get_running_loop().getaddrinfo = resolver
+    assert await UpstreamMemory(context).addresses(("mail.example.org", 143)) == [V6[0], V4, V6[1], V6[2]]
+
+
+async def test_the_address_that_answered_is_the_first_from_then_on(context):
+    now = [0.0]
+    found = [*V6, V4]
+
+    async def resolver(*_arguments, **_options):
+        return [(family, socket.SOCK_STREAM, 6, "", address) for family, address in found]
+
+    asyncio.get_running_loop().getaddrinfo = resolver
+    memory = UpstreamMemory(context, lambda: now[0])
+    server = ("mail.example.org", 143)
+    await memory.addresses(server)
+    memory.prefer_address(server, V4)
+    for _ in range(2):
+        assert await memory.addresses(server) == [V4, V6[0], V6[1], V6[2]]
+        now[0] += ADDRESSES_S
+    found.remove(V4)
+    assert await memory.addresses(server) == V6[:4]
+
+
 async def test_no_address_is_an_error(context):
     async def nowhere(*_arguments, **_options):
         return []

@@ -2,6 +2,8 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import subprocess
+import sys
 import threading
 from collections.abc import Iterator
 
@@ -67,6 +69,32 @@ def test_the_right_password_fits_and_another_does_not() -> None:
 )
 def test_a_damaged_hash_lets_nobody_in_and_raises_nothing(damaged: str) -> None:
     assert not Hasher(**CHEAP).verify(damaged, PASSWORD)
+
+
+WITHOUT_MEMORY = """
+import resource
+from pathlib import Path
+from proxy.vault.apppassword import generate
+from proxy.vault.hashing import HashFailed, Hasher
+
+hasher, password = Hasher(memory_kib=200_000, time=1, lanes=1), generate()
+phc = hasher.hash(password)
+assert hasher.verify(phc, password)
+used = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
+resource.setrlimit(resource.RLIMIT_AS, (used + 50_000_000, used + 50_000_000))
+for what in (hasher.verify, lambda phc, password: hasher.hash(password),
+             lambda phc, password: hasher.stretched(hasher.new_stretch(), password)):
+    try:
+        print(what(phc, password))
+    except HashFailed as error:
+        print(error)
+"""
+
+
+def test_without_memory_nothing_is_said_of_the_password() -> None:
+    words = [sys.executable, "-c", WITHOUT_MEMORY]
+    done = subprocess.run(words, check=True, capture_output=True, text=True)
+    assert done.stdout == "Memory allocation error\n" * 3
 
 
 def test_a_hash_is_outdated_only_by_rising_parameters() -> None:
