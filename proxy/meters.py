@@ -58,6 +58,9 @@ def _seconds(name: str, words: str, *labels: str) -> Meter:
 CONNECTIONS = _counter("connections", "Client connections that were accepted.", "protocol")
 HANDSHAKES_FAILED = _counter("handshake_failures", "TLS handshakes of clients that failed.", "protocol")
 HEADERS_REFUSED = _counter("proxy_header_refusals", "Connections closed for a bad PROXY header.", "protocol")
+TURNED_AWAY = _counter(
+    "turned_away", "Connections that were sent away before a login, by cause and limit.", "protocol", "cause", "limit"
+)
 ACCEPT_PAUSES = _counter("accept_pauses", "Times that nobody was accepted for want of room.", "reason")
 OPEN_CONNECTIONS = _gauge("open_connections", "Client connections that are open, logged in or not.")
 

@@ -9,7 +9,7 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 
-from proxy.errors import Refused, StoreUnavailable
+from proxy.errors import Refusal, Refused, StoreUnavailable
 from proxy.record.refusals import MAX_KINDS, WINDOW_S, Kind, RefusalLedger
 from proxy.store.audit_rows import Event, Refusals, Wanted
 from tests.service.house import House, wrong_password
@@ -127,3 +127,11 @@ async def test_the_audit_knows_why_and_which_app_password_was_meant(house: House
         ("", "", "", "unknown_user"),
     }
     assert all(one.actor == "client" and one.protocol == "imap" for one in found)
+
+
+async def test_a_login_in_clear_is_in_the_audit_without_a_name(house: House) -> None:
+    attempt = replace(house.attempt("ann@x.test", "never read"), credentials=None, mechanism="")
+    house.login.refuse_unread(attempt, Refusal.CLEAR_TEXT)
+    await house.refusals.flush()
+    [found] = house.store.trail.entries(Wanted(events=(Event.REFUSED,)), 0, 100)
+    assert (found.account, found.cause, found.address) == ("", "clear_text", attempt.peer)

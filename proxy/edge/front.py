@@ -9,6 +9,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from proxy.config import ListenConfig, Protocol
+from proxy.edge.doorman import Doorman, Reason
 from proxy.edge.guests import Guests
 from proxy.edge.relay import Relay
 from proxy.edge.transport import Transport
@@ -40,6 +41,7 @@ class House:
     extensions: Callable[[ListenConfig], tuple[str, ...]]
     learn: Callable[[str, Protocol, tuple[str, ...]], None]  # upstream, protocol, what it offers after login
     meters: Meters = field(default_factory=Meters)
+    doorman: Doorman = field(default_factory=Doorman)
 
 
 class Visit:
@@ -60,20 +62,19 @@ class Visit:
         self.refusing: Refusal | None = house.guests.arrive(self.id, peer)
         self._house = house
         self._is_over = False
+        self._has_tried_in_clear = False
+        if self.refusing is not None:
+            self._tell_turned_away(self.refusing)
 
     async def enter(self, credentials: Credentials | None, mechanism: str, client: str) -> Passage[Connection]:
         """Try to log in. Raises Refused, already logged and on the time grid; cancel it if the client hangs up."""
-        attempt = Attempt(
-            id=self.id,
-            protocol=self.listener.protocol,
-            upstreams=self.listener.upstreams,
-            peer=self.peer,
-            credentials=credentials,
-            mechanism=mechanism,
-            client=client,
-            started=asyncio.get_running_loop().time(),
-        )
-        return await self._house.login.enter(attempt, dial)
+        return await self._house.login.enter(self._attempt(credentials, mechanism, client), dial)
+
+    def refuse_in_clear(self, client: str) -> None:
+        """Tell of a login where TLS is due, which was refused unread: once for a connection, however often it tries."""
+        if not self._has_tried_in_clear:
+            self._has_tried_in_clear = True
+            self._house.login.refuse_unread(self._attempt(None, "", client), Refusal.CLEAR_TEXT)
 
     def relay(self, client: Transport, passage: Passage[Connection], leftover: bytes, keep: object = None) -> None:
         """Hand both connections to the relay; the client has been told OK. If that fails, both end here.
@@ -111,9 +112,29 @@ class Visit:
         if not self._is_over:
             line = Line("visit_end", service=self.listener.protocol, peer=self.peer, reason=reason, id=self.id)
             logger.debug("%s", line)
+            if self.refusing is None and self._house.guests.is_closing:
+                self._tell_turned_away(Refusal.SHUTTING_DOWN)
             if reason.startswith(TLS_FAILED):
                 self._house.meters.count(HANDSHAKES_FAILED, self.listener.protocol)
             self._gone()
+
+    def _attempt(self, credentials: Credentials | None, mechanism: str, client: str) -> Attempt:
+        return Attempt(
+            id=self.id,
+            protocol=self.listener.protocol,
+            upstreams=self.listener.upstreams,
+            peer=self.peer,
+            credentials=credentials,
+            mechanism=mechanism,
+            client=client,
+            started=asyncio.get_running_loop().time(),
+        )
+
+    def _tell_turned_away(self, cause: Refusal) -> None:
+        limit = None
+        if cause is Refusal.CONNECTION_CAP:
+            limit = "connections" if self._house.guests.are_too_many else "waiting_per_address"
+        self._house.doorman.tell(Reason(self.listener.protocol, cause, limit), self.peer, self.id)
 
     def _session_ended(self, session: Session) -> None:
         self._house.registry.remove(session)

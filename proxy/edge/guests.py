@@ -31,6 +31,11 @@ class Guests:
         self.nobody_waits.set()
 
     @property
+    def are_too_many(self) -> bool:
+        """More than the soft cap: who arrived last is refused for that, whatever his address."""
+        return self._total > self._connections
+
+    @property
     def is_overfull(self) -> bool:
         """Twice the soft cap: even saying no to more of them would cost too much."""
         return self._total >= 2 * self._connections

@@ -11,7 +11,7 @@ from proxy.edge.front import PRE_LOGIN_S, Visit
 from proxy.edge.transport import Transport
 from proxy.errors import Answer, Refused
 from proxy.wire.actions import Close, Send, StartTls
-from proxy.wire.imap import Action, ImapGate, Login
+from proxy.wire.imap import Action, ImapGate, Login, LoginInClear
 
 logger = logging.getLogger("gatepost.imap")
 
@@ -95,6 +95,8 @@ class ImapFront(asyncio.Protocol):
                     self._task = self._loop.create_task(self._start_tls(transport))
                 case Login():
                     self._task = self._loop.create_task(self._enter(transport, action))
+                case LoginInClear():
+                    self._visit.refuse_in_clear(self._gate.client_id)
                 case Close():
                     self._close(transport)
 

@@ -339,6 +339,8 @@ class SmtpFront(SMTP):
         assert self.session is not None
         missing = self._missing() or (None if self.session.extended_smtp else say.EHLO_FIRST)
         if missing:
+            if missing == say.TLS_FIRST:
+                self._visit.refuse_in_clear(self._client_name())
             await self.push(missing)
             return
         try:

@@ -22,7 +22,7 @@ class Attempt:
     upstreams: tuple[str, ...]  # those behind this listener
     peer: str  # address without port, IPv4-mapped ones as IPv4
     credentials: Credentials | None
-    mechanism: str
+    mechanism: str  # "" of one that was refused unread
     client: str
     started: float  # loop time
 

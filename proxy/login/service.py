@@ -140,6 +140,10 @@ class LoginService:
         await self._wait_for_grid(attempt.started, refused.refusal.answer)
         raise refused
 
+    def refuse_unread(self, attempt: Attempt, refusal: Refusal) -> None:
+        """Tell of a login that its front refused without a look at the credentials: it counts against nobody."""
+        self._tell_refused(attempt, Refused(refusal))
+
     async def close(self) -> None:
         if self._chores:
             await asyncio.wait(self._chores)
@@ -333,7 +337,7 @@ class LoginService:
             cause=refused.refusal.value if refused else None,
             detail=(refused.detail or None) if refused else None,
             app_password=session.public_id if session else (refused and refused.app_password) or None,
-            mechanism=attempt.mechanism,
+            mechanism=attempt.mechanism or None,
             client=attempt.client or None,
             ms=round(elapsed_s * 1000),
             id=attempt.id,

@@ -21,6 +21,7 @@ from time import monotonic
 from proxy.config import Config, ListenConfig
 from proxy.edge import listen
 from proxy.edge.certificates import Certificates
+from proxy.edge.doorman import Doorman
 from proxy.edge.extensions import Extensions
 from proxy.edge.front import House
 from proxy.edge.guests import Guests
@@ -265,6 +266,7 @@ async def build(
         extensions=extensions.offered,
         learn=extensions.learn,
         meters=meters,
+        doorman=stack.enter_context(contextlib.closing(Doorman(meters))),
     )
     monitoring = Monitoring(
         config,

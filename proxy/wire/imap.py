@@ -28,7 +28,7 @@ from proxy.wire.sasl import (
     server_exchange,
 )
 
-__all__ = ["Action", "Close", "ImapGate", "Login", "Send", "StartTls"]
+__all__ = ["Action", "Close", "ImapGate", "Login", "LoginInClear", "Send", "StartTls"]
 
 MAX_HELD_BYTES = 1_048_576  # pipelined behind a login: several reads; then its driver pauses
 MAX_FAILED = 3  # refused logins of one connection; people retype, programs that go on are guessing
@@ -48,7 +48,12 @@ class Login:
     mechanism: str
 
 
-Action = Send | StartTls | Login | Close
+@dataclass(frozen=True, slots=True)
+class LoginInClear:
+    """A login was tried where TLS is due. Nothing is left to do but to tell of it: it was refused unread."""
+
+
+Action = Send | StartTls | Login | LoginInClear | Close
 
 
 @dataclass(frozen=True, slots=True)
@@ -192,7 +197,7 @@ class ImapGate:
         if tag is None:
             return self._bad(b"*", b"BAD Invalid tag")
         if command.name in (b"LOGIN", b"AUTHENTICATE") and not self._may_login:
-            return self._bad(tag, b"NO " + REFUSALS[Answer.PRIVACY])
+            return [LoginInClear(), *self._bad(tag, b"NO " + REFUSALS[Answer.PRIVACY])]
         handle = self._HANDLERS.get(command.name)
         if handle is None:
             # RFC 3501 3: a command in the wrong state is BAD or NO. BAD, as if unknown: it is never executed.

@@ -84,6 +84,7 @@ class Visit:
         self.tls_context = tls_context
         self.script = deque(script)
         self.attempts: list[tuple[str, str, str] | None] = []
+        self.in_clear: list[str] = []
         self.mechanisms: list[str] = []
         self.clients: list[str] = []
         self.relayed: list[tuple[asyncio.Transport, Any, bytes]] = []
@@ -104,6 +105,9 @@ class Visit:
         if callable(step):
             return await step()
         return Door()
+
+    def refuse_in_clear(self, client: str) -> None:
+        self.in_clear.append(client)
 
     def relay(self, client: asyncio.Transport, passage: Any, leftover: bytes, keep: object = None) -> None:
         self.relayed.append((client, passage, leftover))

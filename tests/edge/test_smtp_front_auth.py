@@ -164,7 +164,16 @@ async def test_in_clear_where_tls_is_due_the_password_is_not_looked_at(meet):
     client = await meet(visit)
     assert (await client.ask(f"AUTH PLAIN {PLAIN}")).startswith("530 5.7.0 ")
     assert (await client.ask("AUTH LOGIN")).startswith("530 5.7.0 ")
+    assert (await client.ask(f"AUTH=PLAIN {PLAIN}")).startswith("530 5.7.0 ")
     assert visit.attempts == []
+    assert len(visit.in_clear) == 3
+
+
+async def test_in_clear_a_command_that_is_no_login_is_told_as_none(meet):
+    visit = Visit(Tls.STARTTLS)
+    client = await meet(visit)
+    assert (await client.ask("MAIL FROM:<a@example.org>")).startswith("530 5.7.0 ")
+    assert visit.in_clear == []
 
 
 ONCE = [refusal for refusal in Refusal if refusal.answer is not Answer.CLOSING]

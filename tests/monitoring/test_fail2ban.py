@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import base64
 import configparser
+import contextlib
 import re
+import socket
 import subprocess
 from pathlib import Path
 
@@ -14,13 +16,14 @@ from proxy.config import LimitsConfig
 from tests.edge.scripted import Certificates, make_certificates
 from tests.needs import needs
 from tests.service.house import wrong_password
-from tests.whole.kit import USER, House, make_house, make_template, write_config
+from tests.whole.kit import USER, House, Line, make_house, make_template, write_config
 
 ROOT = Path(__file__).parents[2]
 FILTER = ROOT / "config" / "fail2ban" / "filter.d" / "gatepost.conf"
 JAIL = ROOT / "config" / "fail2ban" / "jail.d" / "gatepost.conf"
 INJECTED = "192.0.2.99"
 REPEATS = 12
+WAITING = 20
 PATIENCE_S = 60
 
 
@@ -53,17 +56,33 @@ def written(
     house = make_house(make_template(tmp_path / "template", certificates), tmp_path / "gate")
     if request.param == "journald":
         monkeypatch.setenv("JOURNAL_STREAM", "8:1")  # as systemd says it; the lines go into a file all the same
-    write_config(house, certificates, limits="throttle_wrong = 50\n")
+    write_config(house, certificates, limits=f"throttle_wrong = 50\nwaiting_per_address = {WAITING}\n")
     house.launch()
     try:
         house.await_log("event=ready")
-        ports = re.findall(r"event=listening on=(imap|smtp)://127\.0\.0\.1:(\d+) tls=implicit", house.log())
-        happen(house, {protocol: int(port) for protocol, port in ports})
+        happen(house, ports(house, "implicit"))
+        in_clear_and_at_the_cap(house, ports(house, "starttls"))
         assert house.stop() == 0
     finally:
         house.kill()
     lines = house.log().splitlines()
     return journald(lines) if request.param == "journald" else lines
+
+
+def ports(house: House, tls: str) -> dict[str, int]:
+    found = re.findall(rf"event=listening on=(imap|smtp)://127\.0\.0\.1:(\d+) tls={tls}", house.log())
+    return {protocol: int(port) for protocol, port in found}
+
+
+def in_clear_and_at_the_cap(house: House, ports: dict[str, int]) -> None:
+    for protocol, port in ports.items():
+        with contextlib.ExitStack() as stack:
+            for _ in range(2 * WAITING):
+                sock = socket.create_connection(("127.0.0.1", port), timeout=PATIENCE_S)
+                client = Line(stack.enter_context(contextlib.closing(sock)))
+                if client.line().startswith((b"* OK", b"220")):
+                    client.ask(b"a1 LOGIN a b" if protocol == "imap" else b"AUTH PLAIN AGEAYg==")
+            house.await_log(f"event=turned_away service={protocol} ")
 
 
 def happen(house: House, ports: dict[str, int]) -> None:
@@ -109,7 +128,16 @@ def happen(house: House, ports: dict[str, int]) -> None:
 def test_guessers_match_by_their_own_address_and_nobody_else_does(written: list[str], tmp_path: Path) -> None:
     logins = [line for line in written if "event=login" in line]
     causes = set(re.findall(r" cause=(\w+)", "\n".join(logins)))
-    assert causes >= {"revoked", "suspended", "wrong_protocol", "wrong_network", "upstream_down", "wrong_password"}
+    assert [line for line in written if "event=turned_away" in line and " peer=127.0.0.1 " in line]
+    assert causes >= {
+        "clear_text",
+        "revoked",
+        "suspended",
+        "wrong_protocol",
+        "wrong_network",
+        "upstream_down",
+        "wrong_password",
+    }
     found = matched(written, tmp_path)
     assert {line.partition(" ")[0] for line in found} == {"127.0.0.1"}
     for line in found:

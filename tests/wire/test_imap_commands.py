@@ -218,14 +218,14 @@ def test_starttls_where_it_is_not_offered_is_bad(imap: ImapPlaybook) -> None:
 def test_login_before_tls_is_refused_unread(imap: ImapPlaybook, command: str) -> None:  # E5
     imap.start(secured=False, starttls=True)
     imap.client(f"a1 {command}", "a2 NOOP")
-    imap.server("* OK *", "a1 NO [PRIVACYREQUIRED] *", "a2 OK *")
+    imap.server("* OK *", "[LoginInClear]", "a1 NO [PRIVACYREQUIRED] *", "a2 OK *")
     assert imap.attempts == []
 
 
 def test_password_literal_is_not_asked_for_before_tls(imap: ImapPlaybook) -> None:  # E5
     imap.start(secured=False, starttls=True)
     imap.client("a1 LOGIN ann {4}")
-    imap.server("* OK *", "a1 NO [PRIVACYREQUIRED] *")
+    imap.server("* OK *", "[LoginInClear]", "a1 NO [PRIVACYREQUIRED] *")
 
 
 # Ending
