@@ -17,8 +17,8 @@ from pathlib import Path
 
 from bench.results import conditions, put_section
 from proxy.config.reader import load
-from proxy.store import Store
 from proxy.store.audit_rows import Event, Wanted
+from proxy.store.store import Store
 from tests.lab import Lab
 from tests.nodes import PATIENCE_S, Nodes, crowd, running_nodes
 from tests.postgresql import running_cluster

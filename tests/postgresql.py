@@ -16,7 +16,7 @@ from pathlib import Path
 
 import pytest
 
-from proxy.store import Store
+from proxy.store.store import Store
 
 COMMAND_S = 60
 EMPTY = """

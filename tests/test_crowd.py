@@ -11,9 +11,9 @@ from pathlib import Path
 import pytest
 
 from proxy.secret import Secret
-from proxy.store import Store
 from proxy.store.audit_rows import Entry, Event, Wanted
 from proxy.store.rows import CredentialState, NewAccount, Purpose
+from proxy.store.store import Store
 from proxy.vault.sealing import Recipient, generate_master, seal
 from tests.postgresql import Cluster
 from tests.service.crowd import ACCOUNTS

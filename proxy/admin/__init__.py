@@ -1,9 +1,7 @@
-"""Every management verb, over store and vault: what the CLI, and later the web page, may do.
+"""Every management verb, over store and vault: what the command line, the web page and the control socket may do.
 
-No asyncio, no printing, no argument parsing. Modules: `desk` (what a verb works at), `inputs` (what people type),
-`accounts`, `passwords`, `life` (rotate, suspend, resume), `sessions`, `audit`, `setup` (init, db upgrade), `examine`
-(check). Imports of SQLAlchemy, argon2 and cryptography happen only in the verbs that need them, so that `gatepost list`
-stays quick.
+No asyncio, no printing, no argument parsing. A verb works at a `desk`, and what people typed comes through `inputs`.
+SQLAlchemy, argon2 and cryptography are imported only by the verbs that need them, so that `gatepost list` stays quick.
 """
 
 from proxy.admin.finding import Finding

@@ -42,11 +42,11 @@ def prepare(desk: Desk, request: AccountRequest) -> NewAccount:
     upstream = upstream_named(desk, request.upstream)
     if request.purpose is Purpose.REFRESH_TOKEN and upstream.auth != "oauth2":
         raise OperatorError(f'upstream {upstream.name} has auth = "{upstream.auth}"', "use --password-stdin")
-    if request.purpose is Purpose.REFRESH_TOKEN and is_app_only(upstream):
+    if request.purpose is Purpose.REFRESH_TOKEN and upstream.is_app_only:
         raise OperatorError(f"upstream {upstream.name} gets its tokens itself", "leave --refresh-token-stdin out")
     if request.purpose is Purpose.PASSWORD and upstream.auth != "password":
         raise OperatorError(f'upstream {upstream.name} has auth = "{upstream.auth}"', "use --refresh-token-stdin")
-    if request.sealed and is_app_only(upstream):
+    if request.sealed and upstream.is_app_only:
         raise OperatorError(
             f"upstream {upstream.name} gets its tokens itself: none could be sealed", "leave --sealed out"
         )
@@ -152,11 +152,6 @@ def find(desk: Desk, name: str) -> Account:
         remedy = inputs.suggestion(wanted, known, otherwise, cutoff=0.9)
         raise StoreError(f"there is no account {inputs.repeated(name)}", remedy)
     return account
-
-
-def is_app_only(upstream: UpstreamConfig) -> bool:
-    """Whether its mailboxes need nothing deposited: Gatepost gets tokens in its own name."""
-    return upstream.oauth2 is not None and upstream.oauth2.grant != "user"
 
 
 def upstream_named(desk: Desk, name: str) -> UpstreamConfig:

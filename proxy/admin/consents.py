@@ -41,7 +41,7 @@ def mailbox_of(desk: Desk, name: str) -> Mailbox:
             f'upstream {upstream.name} has auth = "{upstream.auth}"',
             "nobody signs in there: remove the account, and add it with --password-stdin",
         )
-    if upstream.oauth2.grant != "user":
+    if upstream.is_app_only:
         raise OperatorError(
             f'upstream {upstream.name} has grant = "{upstream.oauth2.grant}": nobody signs in there',
             f"gatepost check --login {account.email} tells whether it works",

@@ -65,7 +65,7 @@ def _add(desk: Desk, arguments: argparse.Namespace) -> None:
             "the last one somebody must sign in again."
         )
         say(f'Nothing can log in yet. Next: gatepost create {email} --name "..." --sign-in')
-    elif secret is not None or accounts.is_app_only(upstream):
+    elif secret is not None or upstream.is_app_only:
         say(f'Next: gatepost create {email} --name "..."')
     elif upstream.auth == "password":
         say("Nothing can log in yet: remove it, and add it again with --password-stdin.")

@@ -88,7 +88,7 @@ def _what_is_left(desk: Desk, account: Account) -> str:
     left = ""
     if now.account.state is AccountState.DISABLED:
         left = f"The mailbox is disabled: gatepost account enable {account.email}"
-    elif is_empty and not accounts.is_app_only(upstream):
+    elif is_empty and not upstream.is_app_only:
         left = f"Next: gatepost account connect {account.email}"
         if upstream.auth == "password":
             left = "Remove the account, and add it again with --password-stdin."

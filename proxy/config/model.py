@@ -146,6 +146,11 @@ class UpstreamConfig:
     imap_extensions: tuple[str, ...] = ()  # what it is taken to offer until it was asked for the first time
     smtp_extensions: tuple[str, ...] = ()
 
+    @property
+    def is_app_only(self) -> bool:
+        """Whether its mailboxes need nothing deposited and nobody signs in: Gatepost gets tokens in its own name."""
+        return self.oauth2 is not None and self.oauth2.grant != "user"
+
     def endpoint(self, protocol: Protocol) -> Endpoint | None:
         return self.imap if protocol == "imap" else self.smtp
 
@@ -261,6 +266,3 @@ class Config:
     limits: LimitsConfig = field(default_factory=LimitsConfig)
     web: WebConfig | None = None
     text: bytes = field(default=b"", repr=False, compare=False)  # of the file, for a process that is to have the same
-
-    def upstreams_of(self, listener: ListenConfig) -> tuple[UpstreamConfig, ...]:
-        return tuple(self.upstreams[name] for name in listener.upstreams)

@@ -66,7 +66,7 @@ _RANGES: dict[str, tuple[int, int]] = {
     "argon2_time": (1, 100),
     "argon2_lanes": (1, 64),
     "hash_queue": (1, 100_000),
-    "verify_cache_s": (0, 300),  # design: a store that is down is bridged for 300 s at most
+    "verify_cache_s": (0, 300),  # so long a store that is down is bridged, and no revocation noticed
     "throttle_wrong": (1, 1_000_000),
     "throttle_wrong_network": (1, 10_000_000),
     "throttle_window_s": (1, _WEEK_S),

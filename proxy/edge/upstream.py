@@ -21,7 +21,7 @@ from proxy.wire.sasl import UpstreamCredential
 
 __all__ = ["DIAL_S", "Connection", "dial", "examine", "probe"]
 
-DIAL_S = 10.0  # of the 25 s that a login may take (design.md, Before login)
+DIAL_S = 10.0  # of the 25 s that a login may take: 5 are for its queue, 10 for a token (login/service)
 
 # What says nothing of a login, and so may come from a TLS session that should not have been resumed.
 _OF_THE_CONNECTION = frozenset(
@@ -136,5 +136,6 @@ async def _part(leg: Leg, farewell: bytes) -> None:
 
 @functools.lru_cache(maxsize=64)
 def _memory(upstream: UpstreamConfig) -> UpstreamMemory:
-    # Reading the system's roots takes 20 ms of the event loop; a login must not pay for it. New roots need a restart.
+    # Reading the system's roots takes 20 ms of the event loop; a login must not pay for it. New
+    # roots come with the next workers: by a restart, or a reload that changes the configuration.
     return UpstreamMemory(client_context(upstream))

@@ -13,7 +13,6 @@ from dataclasses import dataclass
 
 TICK_S = 1.0
 READ_BYTES = 4096
-MAX_BEAT_BYTES = 100  # far below PIPE_BUF: a pipe takes a beat whole or not at all
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,6 +24,7 @@ class Beat:
     needs_consent: int | None = None
 
     def line(self) -> bytes:
+        """Far below PIPE_BUF: a pipe takes it whole or not at all."""
         numbers = (self.sessions, self.accounts, self.needs_consent)
         return b" ".join(b"-" if number is None else b"%d" % number for number in numbers) + b"\n"
 

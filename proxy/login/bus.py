@@ -19,7 +19,7 @@ from typing import Protocol
 from proxy.meters import Board, Sheet
 
 KEY_BYTES = 32
-FINGERPRINT_BYTES = 32  # what vault/cache makes: an HMAC with SHA-256
+FINGERPRINT_BYTES = 32  # what vault/cache makes: keyed BLAKE2b
 MAX_MESSAGE_BYTES = 512  # a login name has 254 octets at most, an address 45
 READS_PER_TURN = 64  # then the loop serves clients again
 

@@ -17,7 +17,6 @@ from proxy.login.caps import Caps, Place
 from proxy.login.rules import OF_UPSTREAM
 from proxy.meters import DIALS, UPSTREAM_ERRORS, Meters
 from proxy.oauth import TokenBroker
-from proxy.oauth.app_only import is_app_only
 from proxy.oauth.held import Held
 from proxy.store.rows import Account, LoginRow, TokenState
 from proxy.vault.cache import Fingerprints
@@ -139,7 +138,7 @@ class Dialler:
 
     def _refuse_if_hopeless(self, account: Account, upstream: UpstreamConfig) -> None:
         lacks_token = account.token_state in (TokenState.NEEDS_CONSENT, TokenState.NONE)
-        if lacks_token and not is_app_only(upstream):
+        if lacks_token and not upstream.is_app_only:
             raise Refused(Refusal.NEEDS_CONSENT, account.token_detail)
         if account.token_state is TokenState.UPSTREAM_REFUSES:
             now = asyncio.get_running_loop().time()

@@ -45,11 +45,6 @@ class AppToken:
     replace_at: float = math.inf
 
 
-def is_app_only(upstream: UpstreamConfig) -> bool:
-    """Whether accounts of this upstream need nothing deposited."""
-    return upstream.oauth2 is not None and upstream.oauth2.grant != "user"
-
-
 class AppTokens:
     """App-only tokens of all upstreams. close() waits for requests that are under way."""
 

@@ -33,7 +33,7 @@ from proxy.errors import (
     StoreUnavailable,
 )
 from proxy.logs import Line
-from proxy.oauth.app_only import AppTokens, is_app_only
+from proxy.oauth.app_only import AppTokens
 from proxy.oauth.client import REQUEST_S, Grant, TokenClient
 from proxy.oauth.held import Held, HeldTokens
 from proxy.oauth.rejections import Rejections
@@ -92,7 +92,7 @@ class TokenBroker:
 
         key     of the app password that logs in, for a sealed account
         """
-        if is_app_only(upstream):
+        if upstream.is_app_only:
             return await self._app_token(account, upstream)
         keys = self._keys_for(account, key)
         held = self._held.find(account, keys)
@@ -121,7 +121,7 @@ class TokenBroker:
         self, account: Account, upstream: UpstreamConfig, refused: Held, key: OpenKey | None = None
     ) -> Held | None:
         """Another token in place of one that the upstream refused; None when it is too early for that."""
-        if is_app_only(upstream):
+        if upstream.is_app_only:
             token = await self._apps.renewed(upstream, account.upstream_user, refused.token)
             return None if token is None else Held(token.token, token.obtained, token.expires, account.token_since)
         keys = self._keys_for(account, key)
@@ -149,7 +149,7 @@ class TokenBroker:
 
         What another process renewed meanwhile counts. Raises Refused or StoreUnavailable.
         """
-        if is_app_only(upstream):
+        if upstream.is_app_only:
             await self._app_token(account, upstream)
             return
         was_used = self._held.rest(account.id)

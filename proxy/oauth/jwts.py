@@ -115,13 +115,6 @@ def address_in(claims: Mapping[str, object]) -> str:
     return ""
 
 
-def who_signed_in(
-    id_token: Secret, jwks: Mapping[str, object], *, issuer: str, client_id: str, nonce: Secret | None
-) -> str:
-    """address_in, of what claims_in believes. Raises BadIdToken."""
-    return address_in(claims_in(id_token, jwks, issuer=issuer, client_id=client_id, nonce=nonce))
-
-
 def _signed(header: dict[str, str], claims: dict[str, str | int], key: RSAKey | ECKey) -> str:
     now = int(time.time())
     times: dict[str, str | int] = {"iat": now, "nbf": now, "exp": now + ASSERTION_S, "jti": secrets.token_hex(16)}

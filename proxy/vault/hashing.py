@@ -1,7 +1,8 @@
 """argon2id: hashing and verifying app passwords, on threads of its own with bounded lanes.
 
 argon2-cffi releases the GIL, so threads compute in parallel; more threads than cores would only multiply memory
-(threads x argon2 memory is the bound, outcomes E28). So the workers of a node share the cores.
+(threads x argon2 memory is the bound, outcomes E28). So the workers of a node share the cores; but each has two threads
+at least, of which strangers never take the last.
 """
 
 from __future__ import annotations

@@ -27,6 +27,8 @@ SENTENCES = {
     Event.CONSENT_GIVEN: N_("Gatepost got access to the mailbox"),
     Event.CONSENT_LOST: N_("Gatepost lost access to the mailbox"),
     Event.UPSTREAM_REFUSES: N_("The mail server refuses Gatepost"),
+    Event.BACKED_UP: N_("Backup made"),
+    Event.RESTORED: N_("Restored from a backup"),
     Event.KEY_ADDED: N_("Master key added"),
     Event.KEY_DROPPED: N_("Master key dropped"),
     Event.SIGNED_IN: N_("Signed in at this page"),
@@ -61,4 +63,4 @@ _BAD = (Event.REFUSED, Event.CONSENT_LOST, Event.UPSTREAM_REFUSES, Event.SIGN_IN
 def latest(desk: Desk, account: str | None, limit: int = SHOWN) -> list[Happened]:
     """The newest entries of an account or (None) of all, newest first."""
     entries = desk.store.trail.latest(account, limit)
-    return [Happened(one.at, SENTENCES.get(one.event, one.event.value), one.event in _BAD, one) for one in entries]
+    return [Happened(one.at, SENTENCES[one.event], one.event in _BAD, one) for one in entries]

@@ -55,7 +55,7 @@ class SigningIn:
         return await self._to_provider(visit, SIGN_IN, 0, is_fresh=False)
 
     async def begin_again(self, request: Request) -> Response:
-        """Sign in once more before an app password is made: always shows a password or more at the provider."""
+        """Sign in once more before an app password is made: asks for a password or more (Google knows no such wish)."""
         visit, session, account = await self._house.at_mailbox(request)
         return await self._to_provider(visit, NEW, account.id, is_fresh=True, hint=session.person.address)
 

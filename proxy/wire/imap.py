@@ -108,11 +108,6 @@ class ImapGate:
         """A Login or StartTls is with the driver; it should not read from the client meanwhile."""
         return self._state in (_State.LOGIN, _State.TLS)
 
-    @property
-    def is_closed(self) -> bool:
-        """Close was asked for. What a login under way comes to no longer matters."""
-        return self._state is _State.CLOSED
-
     def greet(self) -> list[Action]:
         return [Send(b"* OK [CAPABILITY %b] Gatepost ready\r\n" % self._capability())]
 

@@ -20,7 +20,8 @@ def canonical_login(text: str) -> str | None:
 
     The form is a fixed point: canonical_login(canonical_login(x)) == canonical_login(x).
 
-    Source: RFC 8265 3.3 (UsernameCaseMapped), widened by NFKC for full-width forms; design.md 2, Names.
+    Source: RFC 8265 3.3 (UsernameCaseMapped), widened by NFKC for full-width forms, and by `DOMAIN\user`, which Windows
+    programs send.
     """
     if len(text) > MAX_TYPED_CHARACTERS or not _is_visible(text):
         return None

@@ -47,19 +47,19 @@ def _play(pieces: tuple[bytes, ...], flags: int) -> list[object]:
                 return [*heard, tag, held + b"".join(pieces[at + 1 :])]
             actions = gate.refuse(refusal)
             heard += _readable(actions)
-        _within_bounds(gate)
+        _within_bounds(gate, is_closed=Close in heard)
         demand(Close not in heard[:-1], "something is said after the end", heard)
-        demand(gate.is_closed == (Close in heard), "the gate does not know that it is closed")
+        demand((gate._state.value == "closed") == (Close in heard), "the gate does not know that it is closed")
         if StartTls in heard and Close not in heard:
             return heard  # what comes now belongs to the handshake
     return heard
 
 
-def _within_bounds(gate: ImapGate) -> None:
+def _within_bounds(gate: ImapGate, *, is_closed: bool) -> None:
     reader = gate._reader
     kept = sum(map(len, reader._texts)) + sum(map(len, reader._literals))
     demand(len(gate._input) + kept <= MAX_STATE_BYTES, "more is held than the bounds allow")
-    if gate.is_closed:
+    if is_closed:
         demand(len(gate._input) + kept == 0, "a closed gate holds input")
 
 

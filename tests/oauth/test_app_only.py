@@ -9,7 +9,7 @@ import pytest
 
 from proxy.errors import Refusal, Refused
 from proxy.oauth import TokenClient
-from proxy.oauth.app_only import MIN_AGE_TO_RENEW_S, PAUSE_S, RENEW_INTERVAL_S, AppTokens, is_app_only
+from proxy.oauth.app_only import MIN_AGE_TO_RENEW_S, PAUSE_S, RENEW_INTERVAL_S, AppTokens
 from proxy.oauth.client import Grant
 from proxy.secret import Secret
 from tests.oauth.scripted_provider import ScriptedProvider
@@ -157,7 +157,7 @@ async def test_a_service_account_has_a_token_for_each_mailbox(provider: Scripted
 
 def test_which_grants_need_nobody_to_sign_in(provider: ScriptedProvider) -> None:
     grants = ("user", "client_credentials", "service_account")
-    assert [is_app_only(provider.upstream(grant=grant)) for grant in grants] == [False, True, True]
+    assert [provider.upstream(grant=grant).is_app_only for grant in grants] == [False, True, True]
 
 
 async def test_a_token_in_its_last_part_is_replaced_while_logins_go_on_with_it(

@@ -21,7 +21,14 @@ from joserfc.jwk import ECKey, OctKey, RSAKey
 
 from proxy.config import OAuth2Config
 from proxy.errors import ConfigError
-from proxy.oauth.jwts import ASSERTION_S, BadIdToken, client_assertion, service_account_assertion, who_signed_in
+from proxy.oauth.jwts import (
+    ASSERTION_S,
+    BadIdToken,
+    address_in,
+    claims_in,
+    client_assertion,
+    service_account_assertion,
+)
 from proxy.secret import Secret, SecretSource
 from tests.oauth.scripted_provider import CLIENT_ID, KEY, OTHER_KEY, ScriptedProvider
 
@@ -150,7 +157,7 @@ def test_a_file_that_is_no_service_account_is_the_operator_s_mistake(tmp_path: P
 
 def who(token: str, *, issuer: str = ISSUER.url, nonce: str | None = "n1", jwks: Any = JWKS) -> str:
     wanted = None if nonce is None else Secret(nonce)
-    return who_signed_in(Secret(token), jwks, issuer=issuer, client_id=CLIENT_ID, nonce=wanted)
+    return address_in(claims_in(Secret(token), jwks, issuer=issuer, client_id=CLIENT_ID, nonce=wanted))
 
 
 def test_a_good_id_token_says_who_signed_in() -> None:

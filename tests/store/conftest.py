@@ -10,9 +10,9 @@ from pathlib import Path
 
 import pytest
 
-from proxy.store import Store
 from proxy.store.people_rows import NewWebSession, Person
 from proxy.store.rows import Account, Credential, Deposit, MasterKey, NewAccount, NewCredential, Purpose, Wrap
+from proxy.store.store import Store
 
 NOW = datetime(2026, 11, 23, 12, 0, 0, 123456, tzinfo=UTC)
 

@@ -7,7 +7,6 @@ from datetime import timedelta
 
 from sqlalchemy import insert, select
 
-from proxy.store import Store
 from proxy.store.audit_rows import Refusals
 from proxy.store.backup import TABLES
 from proxy.store.people_rows import Identity
@@ -27,6 +26,7 @@ from proxy.store.rows import (
     Wrap,
 )
 from proxy.store.schema import recipient
+from proxy.store.store import Store
 from tests.store.conftest import NOW
 
 Rows = dict[str, list[dict[str, object]]]

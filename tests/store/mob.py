@@ -13,8 +13,8 @@ from datetime import UTC, datetime
 
 from proxy.errors import StoreError
 from proxy.login.rules import Wanted, judge
-from proxy.store import Store
 from proxy.store.rows import Account, CredentialState, NewCredential
+from proxy.store.store import Store
 
 NAMES = tuple(f"app{number}" for number in range(12))  # few, so that all want the same
 

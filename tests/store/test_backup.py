@@ -20,12 +20,12 @@ import pytest
 from sqlalchemy import insert
 
 from proxy.errors import StoreError
-from proxy.store import Store
 from proxy.store.archive import FORMAT, BadArchive
 from proxy.store.audit_rows import Actor, Event
 from proxy.store.backup import TABLES, Backups
 from proxy.store.rows import AccountState, CredentialState, MasterKey, NewAccount, Seat, TokenState
 from proxy.store.schema import HEAD, account, credential, metadata
+from proxy.store.store import Store
 from tests.store.conftest import NOW, Clock
 from tests.store.full import fill, held, without_what_a_restore_does
 
@@ -225,7 +225,7 @@ def test_a_file_that_is_not_whole_or_not_ours_leaves_nothing_and_is_one_line(
 
 RESTORES = """
 import sys
-from proxy.store import Store
+from proxy.store.store import Store
 store = Store.open(sys.argv[1], migrate=False)
 with open(sys.argv[2], "rb") as source:
     store.backups.restore(source, "pipe")

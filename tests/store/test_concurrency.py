@@ -18,10 +18,10 @@ from typing import Any
 import pytest
 
 from proxy.errors import StoreError, StoreUnavailable
-from proxy.store import Store
 from proxy.store.audit_rows import Entry, Event, Wanted
 from proxy.store.engine import Database, parse_url
 from proxy.store.rows import CredentialState, LastUse, NewAccount, NewCredential, Purpose, Use
+from proxy.store.store import Store
 
 THREADS = 8
 
@@ -98,7 +98,7 @@ def test_login_names_learned_by_eight_threads_are_kept(store):
 LEASE = """
 import sys
 from datetime import datetime, timedelta, UTC
-from proxy.store import Store
+from proxy.store.store import Store
 store = Store.open(sys.argv[1], migrate=True)
 now = datetime(2026, 11, 23, tzinfo=UTC)
 print("ready", flush=True)
@@ -144,7 +144,7 @@ def test_threads_that_open_a_new_file_at_once_all_get_write_ahead_logging(tmp_pa
 WRITE = """
 import sys
 from itertools import count
-from proxy.store import Store
+from proxy.store.store import Store
 from proxy.store.rows import Deposit, NewAccount, NewCredential, Purpose, Wrap
 store = Store.open(sys.argv[1], migrate=True)
 for n in count():

@@ -10,10 +10,10 @@ import pytest
 from sqlalchemy import event, insert, text
 from sqlalchemy.dialects import sqlite
 
-from proxy.store import Store
 from proxy.store.credentials import FIND_LOGIN
 from proxy.store.rows import AccountState, CredentialState, LiveSession, NewAccount, Seat, TokenState
 from proxy.store.schema import account, credential, login_name, secret
+from proxy.store.store import Store
 
 
 def test_every_login_name_finds_the_app_password_by_its_selector(store, ann, scanner):

@@ -31,8 +31,8 @@ def change_until_heard(store, account, ear: Ear) -> None:
 
 
 def test_change_is_heard_and_again_after_a_lost_connection(cluster):
-    from proxy.store import Store  # noqa: PLC0415
     from proxy.store.rows import NewAccount  # noqa: PLC0415
+    from proxy.store.store import Store  # noqa: PLC0415
 
     url = cluster.database("migrated")
     store = Store.open(url, migrate=False)

@@ -20,10 +20,10 @@ from alembic.script import ScriptDirectory
 
 import proxy.store.migrate as migrating
 from proxy.errors import StoreError
-from proxy.store import Store
 from proxy.store.engine import Database, parse_url
 from proxy.store.rows import CredentialState, NewAccount, Purpose
 from proxy.store.schema import HEAD, metadata
+from proxy.store.store import Store
 
 MIGRATIONS = Path(migrating.__file__).parent / "migrations"
 FORMER = sorted((Path(__file__).parent / "schemas").glob("*.sql"))  # a dump with rows of each schema that was released
@@ -148,7 +148,7 @@ def test_partial_index_and_checks_are_what_the_metadata_says(sqlite_url, tmp_pat
     assert texts(made) == migrated
 
 
-UPGRADE = "import sys; from proxy.store import Store; print(*Store.upgrade(sys.argv[1]), sep=',')"
+UPGRADE = "import sys; from proxy.store.store import Store; print(*Store.upgrade(sys.argv[1]), sep=',')"
 
 
 def test_two_processes_that_upgrade_at_once_do_it_once(empty_url, backend):

@@ -15,9 +15,9 @@ from pathlib import Path
 import pytest
 
 from proxy.errors import StoreError, StoreUnavailable
-from proxy.store import Store
 from proxy.store.engine import name_of, parse_url
 from proxy.store.schema import HEAD
+from proxy.store.store import Store
 
 HOSTILE = ["mysql://h/db", "sqlite://", "sqlite:///:memory:", "sqlite:////x.db?mode=memory", "not a url", ""]
 
@@ -175,7 +175,7 @@ def test_damaged_file_is_found_by_the_deep_check(sqlite_url):
 READ_ONLY = """
 import os, sys
 from proxy.errors import StoreError
-from proxy.store import Store
+from proxy.store.store import Store
 Store.open  # imports everything while it can still be read
 if os.geteuid() == 0:
     os.setgroups([]); os.setgid(65534); os.setuid(65534)
@@ -257,7 +257,7 @@ IMPORTS = """
 import sys
 import proxy.store.rows
 print("sqlalchemy" in sys.modules)
-from proxy.store import Store
+from proxy.store.store import Store
 Store.open(sys.argv[1], migrate=True).close()
 print("alembic" in sys.modules)
 """

@@ -12,8 +12,9 @@ import weakref
 import pytest
 
 from proxy.errors import StoreError, StoreUnavailable
-from proxy.store import Store, StorePool
+from proxy.store.pool import StorePool
 from proxy.store.rows import NewAccount
+from proxy.store.store import Store
 
 PATIENCE_S = 30.0  # never reached: what is waited for happens
 

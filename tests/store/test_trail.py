@@ -10,7 +10,6 @@ import pytest
 from sqlalchemy import event
 
 from proxy.errors import StoreError
-from proxy.store import Store
 from proxy.store.audit_rows import NEW_NETWORK, Actor, Entry, Event, Refusals, Wanted
 from proxy.store.rows import (
     AccountState,
@@ -23,6 +22,7 @@ from proxy.store.rows import (
     TokenState,
     Use,
 )
+from proxy.store.store import Store
 from proxy.store.trail import entry_subject
 
 ALL = Wanted()

@@ -6,9 +6,9 @@ from datetime import UTC, datetime, timedelta, timezone
 
 import pytest
 
-from proxy.store import Store
 from proxy.store.deposits import HEIR_WAITS
 from proxy.store.rows import NewAccount, TokenState
+from proxy.store.store import Store
 from proxy.store.types import UtcDateTime, Words
 
 

@@ -48,6 +48,14 @@ def test_an_administrator_revokes_anybodys_app_password(admin: Visitor, web: Web
     assert f"by {EVE}" in entries
 
 
+def test_a_backup_stands_in_the_audit_in_the_reader_s_language(admin: Visitor, web: WebGate) -> None:
+    web.cli("backup", str(web.directory / "audited.backup"))
+    assert "Backup made" in admin.get("/admin/audit").text
+    in_german = admin.get("/admin/audit", **{"accept-language": "de"}).text
+    assert "Sicherung erstellt" in in_german
+    assert "backed_up" not in in_german
+
+
 def test_an_administrator_sees_and_ends_live_sessions(admin: Visitor, web: WebGate) -> None:
     store = Store.open(f"sqlite:///{web.directory / 'gatepost.db'}", migrate=False)
     try:

@@ -9,6 +9,8 @@ from pathlib import Path
 import pytest
 
 import proxy.web
+from proxy.store.audit_rows import Event
+from proxy.web.activity import SENTENCES
 from proxy.web.words import chosen, languages
 
 HOME = Path(proxy.web.__file__).parent
@@ -43,6 +45,10 @@ def test_translations_have_the_values_of_the_original(language: str) -> None:
         assert set(re.findall(r"%\((\w+)\)s", text)) == set(re.findall(r"%\((\w+)\)s", translation)), text
         assert translation.strip() == translation
         assert translation
+
+
+def test_every_event_of_the_audit_has_a_sentence() -> None:
+    assert set(SENTENCES) == set(Event)
 
 
 @pytest.mark.parametrize(

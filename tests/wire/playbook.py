@@ -105,7 +105,7 @@ class ImapPlaybook:
     def closed(self) -> None:
         self.server("[Close]")
         self.silent()
-        assert self.gate.is_closed
+        assert self.gate.receive(b"late NOOP\r\n") == []
 
     def silent(self) -> None:
         assert not self._heard, f"not expected: {list(self._heard)}"
