@@ -76,7 +76,7 @@ class SecretSource:
         else:
             text = self._read_file(self._path())
         if not text.strip():
-            raise ConfigError(f"{self} is empty", "put the secret in, or run gatepost init for a new set-up")
+            raise ConfigError(f"{self} is empty", "put the secret in, on one line")
         return Secret(text.strip())
 
     def _path(self) -> Path:

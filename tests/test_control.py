@@ -195,7 +195,7 @@ async def test_a_request_for_another_configuration_is_refused(config: Config) ->
 
 
 async def test_check_asks_the_service_and_no_key_crosses_the_socket(
-    config: Config, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    config: Config, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     async with answering(config) as path:
         answer = await ask(path, request(config, "check", login="nobody@example.org"))
@@ -208,8 +208,15 @@ async def test_check_asks_the_service_and_no_key_crosses_the_socket(
     assert key not in answer.decode()
     monkeypatch.delenv("CREDENTIALS_DIRECTORY")
     assert service.must_ask(config)
-    assert main(["check", "--config", str(config.path)]) == 1
-    assert "no service listens" in capsys.readouterr().err
+
+
+async def test_check_without_a_service_looks_at_all_but_the_key(config: Config) -> None:
+    alone = await command(config, "check", "--json", stdin="")
+    findings = {finding["name"]: finding for finding in json.loads(alone.stdout)["findings"]}
+    assert alone.returncode == 1
+    assert "no service listens" in findings["master key"]["detail"]
+    assert "systemctl start gatepost" in findings["master key"]["remedy"]
+    assert findings["store"]["result"] == "ok"
 
 
 def front_key(config: Config) -> None:

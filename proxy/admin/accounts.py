@@ -59,7 +59,8 @@ def prepare(desk: Desk, request: AccountRequest) -> NewAccount:
         )
     if request.purpose is not None and not desk.store.masters():
         raise StoreError(
-            "the store knows no master key", "run gatepost db upgrade as a user who can read [keys] master"
+            "the store knows no master key",
+            "start the service once, or run gatepost db upgrade as a user who can read [keys] master",
         )
     aliases = inputs.aliases(request.aliases, address)
     for name in (address, *aliases):

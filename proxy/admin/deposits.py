@@ -61,6 +61,7 @@ def _recipients(desk: Desk, account: Account) -> list[Recipient]:
         )
     if not found:
         raise StoreError(
-            "the store knows no master key", "run gatepost db upgrade as a user who can read [keys] master"
+            "the store knows no master key",
+            "start the service once, or run gatepost db upgrade as a user who can read [keys] master",
         )
     return found

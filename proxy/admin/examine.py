@@ -32,7 +32,10 @@ def local(config: Config, now: datetime) -> list[Finding]:
     findings += _legacy_listeners(config)
     findings += _believing_listeners(config)
     if any(listener.tls is not Tls.NONE for listener in config.listeners):
-        findings.append(_found("certificate", lambda: _certificate(config, now)))
+        findings.append(_found("certificate", lambda: _certificate(config.tls.certificate, config.tls.key, now)))
+    if config.web is not None and config.web.certificate is not None:
+        certificate, key = config.web.certificate, config.web.key
+        findings.append(_found("web certificate", lambda: _certificate(certificate, key, now)))
     store, masters = _store(config)
     findings.append(store)
     findings.append(_found("master key", lambda: _master_key(config, masters if store.ok else None)))
@@ -113,10 +116,9 @@ def _believing_listeners(config: Config) -> list[Finding]:
     ]
 
 
-def _certificate(config: Config, now: datetime) -> _Good:
+def _certificate(certificate: Path | None, key: Path | None, now: datetime) -> _Good:
     from proxy.vault.certificate import inspect  # noqa: PLC0415 - cryptography
 
-    certificate, key = config.tls.certificate, config.tls.key
     assert certificate is not None, "the reader demands it for listeners with TLS"
     assert key is not None, "the reader demands both"
     facts = inspect(certificate, key)

@@ -40,7 +40,8 @@ def require_way(desk: Desk, account: Account, way: Way) -> None:
         return
     if not desk.store.masters():
         raise StoreError(
-            "the store knows no master key", "run gatepost db upgrade as a user who can read [keys] master"
+            "the store knows no master key",
+            "start the service once, or run gatepost db upgrade as a user who can read [keys] master",
         )
     has_stored = bool(_deposits(desk, account))
     if way is Way.PLAIN and has_stored:

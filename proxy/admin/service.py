@@ -41,6 +41,10 @@ def socket_path(name: str = SOCKET_NAME) -> Path:
     return Path(os.environ.get("RUNTIME_DIRECTORY", RUN_DIRECTORY).partition(":")[0]) / name
 
 
+class NoService(OperatorError):
+    """No service runs that could be asked."""
+
+
 def must_ask(config: Config) -> bool:
     """Whether the master key is one that only the service can read."""
     return config.keys.master.kind == "credential" and "CREDENTIALS_DIRECTORY" not in os.environ
@@ -105,7 +109,7 @@ def _ask(request: Words | None, name: str = SOCKET_NAME) -> Words:
         raise OperatorError("the service does not answer", "look at its log: journalctl -u gatepost") from None
     except OSError:
         why = "" if request is None else "the master key is a systemd credential, and "
-        raise OperatorError(f"{why}no service listens at {path}", "systemctl start gatepost") from None
+        raise NoService(f"{why}no service listens at {path}", "systemctl start gatepost") from None
     if answer.get("ok") is not True:
         raise OperatorError(str(answer.get("problem", "the service refused")), str(answer.get("remedy", "see its log")))
     return answer

@@ -13,6 +13,7 @@ from proxy.cli.output import Json, complain, document, plain, say, table
 from proxy.cli.person import who
 from proxy.config import Config
 from proxy.config.reader import load
+from proxy.errors import OperatorError
 
 SERVING_YOUNG_OBJECTS = 700  # CPython's own
 
@@ -84,12 +85,21 @@ def _check(arguments: argparse.Namespace, config: Path) -> int:
     if not logging.getLogger().handlers:
         # Probes warn in the server's log; here the report says it, and stderr has one line.
         logging.getLogger().addHandler(logging.NullHandler())
-    if service.must_ask(loaded):
-        findings = service.check(loaded, arguments.login, who())
-    else:
+    try:
+        is_asked = service.must_ask(loaded)
+        findings = (service.check if is_asked else check)(loaded, arguments.login, who())
+    except service.NoService as error:  # which may not start for what is found here
         findings = check(loaded, arguments.login, who())
+        findings = [_of_service(finding, error) for finding in findings]
     records = _dns_records(loaded) if arguments.dns else None
     return report(findings, as_json=arguments.json, records=records)
+
+
+def _of_service(finding: Finding, error: OperatorError) -> Finding:
+    """The master key can't be looked at from here."""
+    if finding.name != "master key":
+        return finding
+    return Finding(finding.name, ok=False, detail=f"not looked at: {error.problem}", remedy=f"then {error.remedy}")
 
 
 def _dns_records(config: Config) -> list[str]:
@@ -141,5 +151,5 @@ def _upgrade(arguments: argparse.Namespace, config: Path) -> int:
     else:
         say(f"The database has schema {done.now} now; before: {done.before or 'empty'}.")
     if not done.master:
-        say("It knows no master key yet: run this again as a user who can read [keys] master.")
+        say("It knows no master key yet: the service gives it one, or this command as a user who can read it.")
     return 0

@@ -20,6 +20,9 @@ _LEGACY: tuple[TlsVersion, ...] = ("1.0", "1.1")
 # SHA-1, which OpenSSL refuses above level 0. Old devices may lack Diffie-Hellman: hence RSA, last of all.
 _LEGACY_CIPHERS = "ECDH+AESGCM:ECDH+CHACHA20:ECDH+AES:RSA+AESGCM:RSA+AES:!aNULL:!eNULL:@SECLEVEL=0"
 
+# A key of another pair, and one of another kind, as an RSA key beside an ECDSA certificate.
+_MISMATCHES = frozenset({"KEY_VALUES_MISMATCH", "KEY_TYPE_MISMATCH", "NO_CERTIFICATE_ASSIGNED"})
+
 
 def server_context(tls: TlsConfig, minimum: TlsVersion | None = None) -> ssl.SSLContext:
     """The context of listeners whose oldest TLS is `minimum`, or that of [tls].
@@ -41,7 +44,7 @@ def server_context(tls: TlsConfig, minimum: TlsVersion | None = None) -> ssl.SSL
         # A pass phrase would make OpenSSL ask on the terminal of a service that has none.
         context.load_cert_chain(tls.certificate, tls.key, password=_refuse_pass_phrase)
     except ssl.SSLError as error:
-        if error.reason == "KEY_VALUES_MISMATCH":
+        if error.reason in _MISMATCHES:
             raise ConfigError(f"{tls.key} is not the key of {tls.certificate}", "name the pair that fits") from None
         raise ConfigError(
             f"{tls.certificate} and {tls.key} are no PEM certificate and key without a pass phrase",

@@ -181,5 +181,5 @@ def _postgresql(url: URL, wait_s: float) -> Engine:
         )
     except ImportError:  # psycopg, or the libpq that it looks for
         raise StoreError(
-            "PostgreSQL needs a driver that is not installed", "run pip install gatepost[postgresql]"
+            "PostgreSQL needs a driver that is not installed", "install the extra postgresql: docs/install.md"
         ) from None

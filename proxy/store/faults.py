@@ -23,7 +23,7 @@ from proxy.store.rows import AlreadySpent, SelectorTaken
 
 RESTORE = "stop Gatepost and restore a backup"
 UPGRADE = "run gatepost db upgrade"
-PERMIT = "let the user that Gatepost runs as write the file and its directory"
+PERMIT = "run it as root or as the file's owner, who must be able to write its directory, too"
 
 _DOWN = frozenset(
     {

@@ -31,7 +31,9 @@ def require_file(url: URL) -> None:
         return
     try:
         if not file.is_file():
-            raise StoreError(f"{file} does not exist", "run gatepost init, or correct [store] url")
+            raise StoreError(
+                f"{file} does not exist", "correct [store] url, put the file back, or gatepost restore a backup"
+            )
     except OSError as error:
         raise StoreError(f"{file} cannot be opened: {error.strerror}", PERMIT) from None
     # SQLite would open what it may only read, and fail at the first login that it should record.

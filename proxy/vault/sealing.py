@@ -141,11 +141,11 @@ def _read_keys(text: Secret) -> dict[str, X25519PrivateKey]:
             private = X25519PrivateKey.from_private_bytes(raw)
         except (ValueError, binascii.Error):
             raise ConfigError(
-                "keys.master does not hold a Gatepost master key", "restore the file, or run gatepost init"
+                "keys.master does not hold a Gatepost master key", "restore the key file that belongs to the database"
             ) from None
         keys[key_id_of(private.public_key().public_bytes_raw())] = private
     if not keys:
-        raise ConfigError("keys.master is empty", "restore the file, or run gatepost init")
+        raise ConfigError("keys.master is empty", "restore the key file that belongs to the database")
     return keys
 
 

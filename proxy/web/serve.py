@@ -75,7 +75,8 @@ def bound(web: WebConfig) -> Iterator[socket.socket]:
             sock.listen(BACKLOG)
         except OSError as error:
             raise OperatorError(
-                f"cannot listen on {web.host} port {web.port}: {error.strerror}", "see [web] address"
+                f"cannot listen on {web.host} port {web.port}: {error.strerror}",
+                "end who listens there, or change [web] address",
             ) from None
         yield sock
 

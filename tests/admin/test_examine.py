@@ -92,6 +92,21 @@ def test_certificate_of_another_key_failed(setup, tmp_path):
     assert f"{setup}/key.pem is not the key of {setup}/cert.pem" in finding.detail
 
 
+def test_certificate_of_the_page_is_looked_at(setup, tmp_path):
+    for name in ("cert.pem", "key.pem"):
+        shutil.copy(setup / name, setup / f"web-{name}")
+    page = '[web]\naddress = "127.0.0.1:8443"\npublic_url = "https://localhost:8443"\nmfa_enforced_by_provider = true\n'
+    pair = 'certificate = "web-cert.pem"\nkey = "web-key.pem"\n'
+    edit(setup, 'preset = "microsoft365"', 'preset = "gmail"')  # which needs no tenant
+    with (setup / "gatepost.toml").open("a") as file:
+        file.write(page + pair)
+    assert look(setup)["web certificate"].ok
+    (setup / "web-cert.pem").unlink()
+    findings = look(setup)
+    assert findings["certificate"].ok
+    assert "web-cert.pem" in findings["web certificate"].detail
+
+
 def test_key_that_all_can_read_is_a_warning(setup):
     (setup / "key.pem").chmod(0o644)
     (setup / "master.key").chmod(0o604)
@@ -128,7 +143,7 @@ def test_store_that_cannot_be_read_leaves_the_other_checks(setup):
     findings = look(setup)
     assert findings["certificate"].ok
     assert not findings["store"].ok
-    assert "gatepost init" in findings["store"].remedy
+    assert "gatepost restore" in findings["store"].remedy
     assert not findings["master key"].ok
     assert findings["master key"].remedy == "first mend the store"
 

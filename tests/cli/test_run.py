@@ -169,7 +169,7 @@ def test_missing_database_names_file_and_remedy(gatepost):
     (gatepost.directory / "gatepost.db").unlink()
     line = gatepost.refused("list")
     assert str(gatepost.directory / "gatepost.db") in line
-    assert "gatepost init" in line
+    assert "gatepost restore" in line
     assert not (gatepost.directory / "gatepost.db").exists()
 
 

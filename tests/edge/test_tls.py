@@ -34,6 +34,7 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
         leaf = ca.issue_cert("localhost")
         leaf.private_key_pem.write_to_path(str(directory / f"{name}.key"))
         leaf.cert_chain_pems[0].write_to_path(str(directory / f"{name}.pem"))
+    ca.issue_cert("localhost", key_type=trustme.KeyType.RSA).private_key_pem.write_to_path(str(directory / "rsa.key"))
     key = serialization.load_pem_private_key((directory / "one.key").read_bytes(), None)
     (directory / "locked.key").write_bytes(
         key.private_bytes(
@@ -59,6 +60,7 @@ def test_files_that_do_not_fit_are_named(made):
     assert f"cannot read {made}/nothing: No such file" in refused(made / "nothing", made / "one.key")
     assert f"cannot read {made}/nothing: No such file" in refused(made / "one.pem", made / "nothing")
     assert f"{made}/two.key is not the key of {made}/one.pem" in refused(made / "one.pem", made / "two.key")
+    assert f"{made}/rsa.key is not the key of {made}/one.pem" in refused(made / "one.pem", made / "rsa.key")
     assert "no PEM certificate and key" in refused(made / "text", made / "one.key")
     assert "no PEM certificate and key" in refused(made / "one.pem", made / "text")
     assert "no PEM certificate and key" in refused(made / "one.key", made / "one.pem")

@@ -94,9 +94,9 @@ def test_create_that_fails_leaves_no_file(tmp_path, monkeypatch):
 
 @pytest.mark.parametrize("migrate", [True, False])
 def test_absent_file_is_never_made_by_open(tmp_path, migrate):
-    with pytest.raises(StoreError, match=r"gone\.db does not exist; run gatepost init"):
+    with pytest.raises(StoreError, match=r"gone\.db does not exist; correct \[store\] url"):
         Store.open(f"sqlite:///{tmp_path}/gone.db", migrate=migrate)
-    with pytest.raises(StoreError, match="gatepost init"):
+    with pytest.raises(StoreError, match="gatepost restore"):
         Store.upgrade(f"sqlite:///{tmp_path}/gone.db")
     assert list(tmp_path.iterdir()) == []
 
@@ -242,7 +242,7 @@ def test_postgresql_url_is_completed_and_its_password_never_shown():
 
 def test_missing_driver_is_named(monkeypatch):
     monkeypatch.setitem(sys.modules, "psycopg", None)
-    with pytest.raises(StoreError, match=r"run pip install gatepost\[postgresql\]"):
+    with pytest.raises(StoreError, match=r"install the extra postgresql"):
         Store.open("postgresql://gatepost@localhost/mail", migrate=False)
 
 

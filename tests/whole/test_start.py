@@ -59,7 +59,7 @@ def test_database_of_a_newer_version(house: House, other: House) -> None:
 
 def test_missing_database(house: House, other: House) -> None:
     (house.directory / "gatepost.db").unlink()
-    assert "gatepost init" in refused(house)
+    assert "gatepost restore" in refused(house)
 
 
 def test_port_in_use(house: House, certificates: Certificates) -> None:
