@@ -33,7 +33,7 @@ class UpstreamMemory:
         self._clock = clock
         self._addresses: dict[Server, tuple[float, list[Address]]] = {}
         self._asking: dict[Server, tuple[float, asyncio.Task[list[Address]]]] = {}  # since when
-        self._answering: dict[Server, Address] = {}  # where the last connection was made
+        self._answering: dict[Server, int] = {}  # the family of the last connection that was made
         self._sessions: dict[Server, tuple[float, ssl.SSLSession | None]] = {}
 
     async def addresses(self, server: Server) -> list[Address]:
@@ -54,11 +54,9 @@ class UpstreamMemory:
         except UnicodeError:  # IDNA's
             raise OSError(errno.EINVAL, "not a host name") from None
         each: dict[Address, None] = dict.fromkeys((info[0], info[4]) for info in found)
-        addresses = _in_turns(list(each))[:MAX_ADDRESSES]
+        addresses = _in_turns(list(each), self._answering.get(server))[:MAX_ADDRESSES]
         if not addresses:
             raise OSError(errno.EADDRNOTAVAIL, "no address")
-        if (best := self._answering.get(server)) in each:
-            addresses = [best, *(address for address in addresses if address != best)][:MAX_ADDRESSES]
         self._addresses[server] = (self._clock() + ADDRESSES_S, addresses)
         return addresses
 
@@ -69,12 +67,14 @@ class UpstreamMemory:
             task.exception()  # whoever asked may be gone, and asyncio would complain that nobody saw it
 
     def prefer_address(self, server: Server, address: Address) -> None:
-        """It has answered: logins to come try it first, and do not wait for those before it that do not."""
-        if self._answering.get(server) != address:
-            self._answering[server] = address
-            until, known = self._addresses.get(server, (0.0, []))
-            if address in known:
-                self._addresses[server] = until, [address, *(one for one in known if one != address)]
+        """It has answered: until the next look-up logins try it first, and from then on its family.
+
+        Not the address itself: a provider shares its load out by the order of its answers.
+        """
+        self._answering[server] = address[0]
+        until, known = self._addresses.get(server, (0.0, []))
+        if address in known[1:]:
+            self._addresses[server] = until, [address, *(one for one in known if one != address)]
 
     def forget_addresses(self, server: Server) -> None:
         """Nobody answered there: the next login asks again."""
@@ -101,10 +101,10 @@ class UpstreamMemory:
         self._sessions[server] = (self._clock() + SESSION_S, None)
 
 
-def _in_turns(addresses: list[Address]) -> list[Address]:
-    """IPv6 and IPv4 in turns, beginning with the resolver's first: one family may lead nowhere (RFC 8305 4)."""
-    if not addresses:
-        return []
-    first = [one for one in addresses if one[0] == addresses[0][0]]
-    second = [one for one in addresses if one[0] != addresses[0][0]]
+def _in_turns(addresses: list[Address], best: int | None) -> list[Address]:
+    """IPv6 and IPv4 in turns, as one may lead nowhere (RFC 8305 4); the best first, or else the resolver's first."""
+    families = [family for family, _ in addresses]
+    leads = best if best in families else next(iter(families), None)
+    first = [one for one in addresses if one[0] == leads]
+    second = [one for one in addresses if one[0] != leads]
     return [one for pair in zip_longest(first, second) for one in pair if one is not None]
