@@ -36,6 +36,7 @@ NO_ROOM_LINE_S = 60.0  # one line of the log in so much time, however often ther
 # Counted from close(), so the time for what is still to be sent is in it. Every close has its own deadline besides.
 TLS_SHUTDOWN_S = FLUSH_S
 
+_OVERFULL = "overfull"
 _OUT_OF_ROOM = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM})
 
 
@@ -98,6 +99,8 @@ class Acceptor:
         self._pause: asyncio.TimerHandle | None = None
         self._quiet_until = 0.0
         self._is_closed = False
+        for reason in (_OVERFULL, *(errno.errorcode[number] for number in _OUT_OF_ROOM)):
+            house.meters.tally(ACCEPT_PAUSES, reason)  # zero: who watches for its rise sees the first one, too
 
     @property
     def address(self) -> tuple[str, int]:
@@ -129,7 +132,7 @@ class Acceptor:
     def _accept(self) -> None:
         for _ in range(self._per_turn):
             if self._house.guests.is_overfull:
-                self._rest("overfull")
+                self._rest(_OVERFULL)
                 return
             try:
                 sock, address = self._sock.accept()

@@ -5,13 +5,14 @@ from __future__ import annotations
 import contextlib
 import socket
 
-from proxy.config import Config
+from proxy.config import PROTOCOLS, Config
 from proxy.edge.certificates import Certificates
 from proxy.edge.front import House
 from proxy.edge.monitor import Monitor
+from proxy.errors import ProviderFault, UpstreamFault
 from proxy.live.observing import Observer, Readiness
 from proxy.login.bus import Wires
-from proxy.meters import Meters
+from proxy.meters import REFRESHES, UPSTREAM_ERRORS, Meters
 from proxy.outlet import lost_lines
 from proxy.store.pool import StorePool
 
@@ -31,6 +32,7 @@ class Monitoring:
         workers: int,
         is_first: bool,
     ) -> None:
+        _begin(meters, config)
         self._board = wires.board
         self._workers = workers
         self.observer = Observer(
@@ -78,3 +80,12 @@ class Monitoring:
         """Nobody serves any more when this one has ended, and who asks is told so."""
         self.observer.leaves()
         self._readiness.is_draining = True
+
+
+def _begin(meters: Meters, config: Config) -> None:
+    """Have those numbers stand at zero whose first rise is an alert: increase() overlooks one that begins with 1."""
+    for upstream in config.upstreams.values():
+        meters.tally(REFRESHES, upstream.name, ProviderFault.CLIENT_REJECTED.value)
+        for protocol in PROTOCOLS:
+            if upstream.endpoint(protocol) is not None:
+                meters.tally(UPSTREAM_ERRORS, upstream.name, protocol, UpstreamFault.UNTRUSTED.value)

@@ -64,6 +64,18 @@ def refused_login(house: House, password: str) -> None:
     client.close()
 
 
+def test_what_raises_an_alert_by_its_first_rise_stands_at_zero_before(watched: House) -> None:
+    said = seen(watched, lambda now: bool(now.samples("gatepost_accept_pauses_total")))
+    for name, labels in (
+        ("gatepost_token_requests_total", {"outcome": "client_rejected"}),
+        ("gatepost_upstream_errors_total", {"protocol": "imap", "fault": "untrusted"}),
+        ("gatepost_accept_pauses_total", {"reason": "overfull"}),
+        ("gatepost_accept_pauses_total", {"reason": "EMFILE"}),
+    ):
+        values = [value for found, value in said.samples(name) if labels.items() <= found.items()]
+        assert values == [0.0], (name, labels)
+
+
 def test_logins_sessions_and_bytes_of_all_workers_are_counted(watched: House) -> None:
     clients = [watched.imap_session() for _ in range(SESSIONS)]
     refused_login(watched, wrong_password(watched.password))
