@@ -97,7 +97,7 @@ def write(run: Run) -> None:
     """Write the sections of what was measured, and for a comparison its plots and its line of the history."""
     if run.own:
         put_section("alone", f"## Gatepost alone\n\n{_conditions(run)}\n\n{_own(run)}")
-    if run.growth:
+    if run.growth and run.conditions["form"].startswith("long"):  # a short form's sizes say little
         put_section("growth", f"## By size of the store\n\n{_conditions(run)}\n\n{_growth(run)}")
     if not run.samples:
         return
