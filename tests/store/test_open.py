@@ -247,7 +247,6 @@ def test_missing_driver_is_named(monkeypatch):
 
 
 def test_postgresql_that_is_down_is_unavailable(tmp_path):
-    pytest.importorskip("psycopg", reason="psycopg is not installed")
     with pytest.raises(StoreUnavailable, match=r"^postgresql://.*No such file") as raised:
         Store.open(f"postgresql://gatepost:hunter2@/mail?host={tmp_path}", migrate=True)
     assert "hunter2" not in str(raised.value)

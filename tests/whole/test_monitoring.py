@@ -5,7 +5,6 @@ from __future__ import annotations
 import base64
 import os
 import re
-import shutil
 import signal
 import sqlite3
 import subprocess
@@ -17,6 +16,7 @@ import pytest
 
 from proxy.vault.certificate import LIFETIME, self_signed
 from tests.edge.scripted import Certificates
+from tests.needs import needs
 from tests.service.house import wrong_password
 from tests.whole.kit import USER, House, Line, mail_server, write_config
 from tests.whole.monitored import METRICS, PATIENCE_S, Said, ask
@@ -191,12 +191,16 @@ def test_no_mailbox_no_address_and_no_secret_is_shown(watched: House) -> None:
     assert set(re.findall(r'[{,](\w+)="', said.body)) <= known | {"is", "version"}
 
 
-@pytest.mark.skipif(shutil.which("promtool") is None, reason="promtool is not installed (apt-get install prometheus)")
 def test_promtool_finds_nothing_wrong_with_the_numbers(watched: House) -> None:
     watched.imap_session().close()
     said = ask(watched, "/metrics")
     done = subprocess.run(
-        ["promtool", "check", "metrics"], input=said.body, text=True, capture_output=True, timeout=60, check=False
+        [needs("promtool", "prometheus"), "check", "metrics"],
+        input=said.body,
+        text=True,
+        capture_output=True,
+        timeout=60,
+        check=False,
     )
     assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
 
