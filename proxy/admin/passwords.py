@@ -13,7 +13,7 @@ from proxy.admin import accounts, inputs
 from proxy.admin.desk import Desk
 from proxy.admin.sealed import Keyed, Opening, Way, require_way
 from proxy.config import Config
-from proxy.errors import OperatorError, StoreError
+from proxy.errors import StoreError
 from proxy.store.rows import (
     Account,
     Credential,
@@ -166,25 +166,8 @@ def draw(
     """Draw a secret for an app password of this account and write it; another one for as long as the store asks.
 
     draft   the first one to try
-    raises  OperatorError: the opening does not open the account, argon2id got no memory; what `write` raises
+    raises  OperatorError: the opening does not open the account, HashFailed; what `write` raises
     """
-    from proxy.vault.hashing import HashFailed  # noqa: PLC0415 - brings argon2
-
-    try:
-        return _draw(desk, account, opening, write, draft)
-    except HashFailed as error:
-        raise OperatorError(
-            f"argon2id failed: {error}", "free some memory, or lower [limits] argon2_memory_kib"
-        ) from None
-
-
-def _draw(
-    desk: Desk,
-    account: Account,
-    opening: Opening,
-    write: Callable[[NewSecret, Keyed], Credential],
-    draft: Draft | None,
-) -> Drawn:
     keyring = opening.keyring(desk, account, hasher_of(desk.config)) if account.sealed else None
     tries = 0
     while True:

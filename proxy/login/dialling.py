@@ -102,8 +102,7 @@ class Dialler:
             secret = await self._broker.password(account, key)
             return await dial(upstream, protocol, Password(account.upstream_user, secret))
         held = self._broker.latest(account, held, key)  # a login before us in line may have had it renewed
-        fingerprint = self._fingerprints.of(account.email, held.token)
-        if self._not_renewed.get(account.id) == fingerprint:
+        if self._was_refused(account, held):
             # Raises while the provider is down, and then nobody is dialled.
             renewed = await self._broker.renewed(account, upstream, held, key) or held
         else:
@@ -112,7 +111,7 @@ class Dialler:
             except UpstreamError as error:
                 if error.fault is not UpstreamFault.REFUSED:
                     raise
-                self._not_renewed[account.id] = fingerprint
+                self._not_renewed[account.id] = self._fingerprints.of(account.email, held.token)
                 other = await self._broker.renewed(account, upstream, held, key)
                 if other is None:
                     self._not_renewed.pop(account.id, None)  # another login may have been here
@@ -121,6 +120,10 @@ class Dialler:
         self._not_renewed.pop(account.id, None)
         # Outcomes E38: once, on a fresh connection.
         return await dial(upstream, protocol, _bearer(account, renewed))
+
+    def _was_refused(self, account: Account, held: Held) -> bool:
+        refused = self._not_renewed.get(account.id)
+        return refused is not None and refused == self._fingerprints.of(account.email, held.token)
 
     def _measured(self, dial: Dial[C]) -> Dial[C]:
         async def measured(upstream: UpstreamConfig, protocol: Protocol, credential: UpstreamCredential) -> C:

@@ -21,6 +21,7 @@ from argon2 import PasswordHasher
 from argon2.exceptions import HashingError, InvalidHashError, VerificationError, VerifyMismatchError
 from argon2.low_level import Type, error_to_str, hash_secret_raw
 
+from proxy.errors import OperatorError
 from proxy.meters import HASH_PLACES, HASH_SECONDS, HASH_WAIT, Meters
 from proxy.vault.apppassword import AppPassword
 
@@ -43,8 +44,11 @@ class Stretch:
     lanes: int
 
 
-class HashFailed(Exception):
+class HashFailed(OperatorError):
     """argon2id got no memory or no thread: nothing is known of the password. The message has no secret."""
+
+    def __init__(self, why: str) -> None:
+        super().__init__(f"argon2id failed: {why}", "free some memory, or lower [limits] argon2_memory_kib")
 
 
 class Hasher:

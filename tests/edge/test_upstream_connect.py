@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import os
 import socket
 import subprocess
@@ -47,7 +48,7 @@ def test_connecting_takes_no_thread():
 async def test_waits_until_the_connection_stands():
     with socket.create_server(("127.0.0.1", 0)) as listener, Slow() as sock:
         sock.setblocking(False)
-        assert sock.connect_ex(listener.getsockname()) in (0, 115)  # EINPROGRESS
+        assert sock.connect_ex(listener.getsockname()) in (0, errno.EINPROGRESS)
         await connect(sock, listener.getsockname())
         assert sock.getpeername() == listener.getsockname()
 
@@ -67,7 +68,7 @@ async def test_a_later_refusal_is_the_error_of_its_kind():
         taken.bind(("127.0.0.1", 0))
         sock.setblocking(False)
         sock.connect_ex(taken.getsockname())
-        with pytest.raises(ConnectionRefusedError, match=os.strerror(111)):
+        with pytest.raises(ConnectionRefusedError, match=os.strerror(errno.ECONNREFUSED)):
             await connect(sock, taken.getsockname())
 
 

@@ -36,6 +36,13 @@ async def log_in(house: House, password: str, times: int) -> list[object]:
     return await asyncio.gather(*(house.enter("ann@x.test", password) for _ in range(times)), return_exceptions=True)
 
 
+async def token_to_be_refused(house: House, password: str) -> None:
+    """The upstream has let in by the first token, and now refuses it; it is old enough to be renewed."""
+    await house.enter("ann@x.test", password)
+    house.clock.pass_s(61)
+    house.upstream.refuses = lambda token: REFUSED if token == "access.ann@x.test.1" else None
+
+
 def five_minutes_later(house: House, account: Account) -> None:
     """For the pause between two dials: in memory, and what the row tells the other processes."""
     house.login._dialler._redial_at.clear()
@@ -45,18 +52,14 @@ def five_minutes_later(house: House, account: Account) -> None:
 
 
 async def test_a_refused_token_is_renewed_and_tried_once_more(house: House, ann: tuple[Account, str]) -> None:
-    await house.enter("ann@x.test", ann[1])
-    house.clock.pass_s(61)
-    house.upstream.refuses = lambda token: REFUSED if token == "access.ann@x.test.1" else None
+    await token_to_be_refused(house, ann[1])
     await house.enter("ann@x.test", ann[1])
     assert house.upstream.tokens == ["access.ann@x.test.1", "access.ann@x.test.1", "access.ann@x.test.2"]
     assert house.token_state(ann[0]) == "fresh"
 
 
 async def test_many_logins_with_one_refused_token_share_one_renewal(house: House, ann: tuple[Account, str]) -> None:
-    await house.enter("ann@x.test", ann[1])
-    house.clock.pass_s(61)
-    house.upstream.refuses = lambda token: REFUSED if token == "access.ann@x.test.1" else None
+    await token_to_be_refused(house, ann[1])
     results = await log_in(house, ann[1], 20)
     assert [result for result in results if isinstance(result, BaseException)] == []
     assert len(house.endpoint.requests) == 2
@@ -141,9 +144,7 @@ async def test_a_refused_token_is_not_renewed_twice_in_five_minutes(house: House
 async def test_a_renewal_that_failed_for_the_provider_s_sake_does_not_count(
     house: House, ann: tuple[Account, str]
 ) -> None:
-    await house.enter("ann@x.test", ann[1])
-    house.clock.pass_s(61)
-    house.upstream.refuses = lambda token: REFUSED if token == "access.ann@x.test.1" else None
+    await token_to_be_refused(house, ann[1])
     house.endpoint.script.append(answers(500, b""))
     assert await refusal_of(house, ann[1]) is Refusal.PROVIDER_DOWN
     assert house.token_state(ann[0]) == "failing"
@@ -155,9 +156,7 @@ async def test_a_renewal_that_failed_for_the_provider_s_sake_does_not_count(
 async def test_a_refused_token_is_not_shown_again_while_the_provider_is_down(
     house: House, ann: tuple[Account, str]
 ) -> None:
-    await house.enter("ann@x.test", ann[1])
-    house.clock.pass_s(61)
-    house.upstream.refuses = lambda token: REFUSED if token == "access.ann@x.test.1" else None
+    await token_to_be_refused(house, ann[1])
     house.endpoint.script.extend([answers(500, b"")] * 2)
     for pause_s in (0, 1, 20, 1):  # asked twice; between that left alone
         house.clock.pass_s(pause_s)

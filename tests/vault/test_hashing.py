@@ -87,14 +87,14 @@ for what in (hasher.verify, lambda phc, password: hasher.hash(password),
     try:
         print(what(phc, password))
     except HashFailed as error:
-        print(error)
+        print(error.problem)
 """
 
 
 def test_without_memory_nothing_is_said_of_the_password() -> None:
     words = [sys.executable, "-c", WITHOUT_MEMORY]
     done = subprocess.run(words, check=True, capture_output=True, text=True)
-    assert done.stdout == "Memory allocation error\n" * 3
+    assert done.stdout == "argon2id failed: Memory allocation error\n" * 3
 
 
 def test_a_hash_is_outdated_only_by_rising_parameters() -> None:
